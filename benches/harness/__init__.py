@@ -1,0 +1,1 @@
+"""The parts of benches/compare (Python 3.9+, standard library, Linux)."""

@@ -1,0 +1,147 @@
+//! `/live`, `/ready` and `/health`: what orchestrators and people ask.
+//!
+//! | upstream | draining | `/health` | `/ready` |
+//! |---|---|---|---|
+//! | up | no | `healthy`, 200 | 200 |
+//! | not tried yet, and no verdict within a second | no | `degraded`, 200 | 200 |
+//! | any but down | yes | `degraded`, 200 | 503 |
+//! | down | any | `unhealthy`, 503 | 503 |
+//!
+//! An upstream without a verdict counts as usable: a process is not to be restarted, nor kept out
+//! of service, on a suspicion. The verdict is that of the latest use; connections of an idle
+//! process close, and nothing is opened only to be asked about.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::http::{Response, Status};
+use super::{Prober, State};
+use crate::stats::UpstreamState;
+
+/// Longest wait of `/health` for the first verdict.
+const FIRST_VERDICT: Duration = Duration::from_secs(1);
+
+/// How often the verdict is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The body of `/health`.
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    redis: Redis<'a>,
+    clients: u64,
+    max_clients: usize,
+    version: &'static str,
+    uptime_seconds: u64,
+    draining: bool,
+    tls_verify_disabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Redis<'a> {
+    available: bool,
+    provider: &'static str,
+    address: &'a str,
+    /// Whole milliseconds, as consumers expect an integer; `null` without a measured round trip.
+    latency_ms: Option<u64>,
+    connection_pool: Pool,
+}
+
+#[derive(Serialize)]
+struct Pool {
+    active: u64,
+    max: usize,
+}
+
+/// `/live`: the process runs.
+pub(super) fn live() -> Response {
+    Response::json(Status::Ok, &json!({ "live": true }))
+}
+
+/// `/ready`: the process should get new clients.
+pub(super) fn ready(state: &State, prober: &Prober) -> Response {
+    let reason = if !state.is_listening() {
+        Some("not listening yet".to_owned())
+    } else if state.is_draining() {
+        Some("draining".to_owned())
+    } else if let UpstreamState::Down { cause, message } = state.upstream_state() {
+        // Nobody sends clients to a process that is not ready, so no client would find out that
+        // the upstream is back.
+        prober.ask(state);
+        Some(format!("upstream down ({}): {message}", cause.as_str()))
+    } else {
+        None
+    };
+    match reason {
+        None => Response::json(Status::Ok, &json!({ "ready": true })),
+        Some(reason) => Response::json(
+            Status::Unavailable,
+            &json!({ "ready": false, "reason": reason }),
+        ),
+    }
+}
+
+/// `/health`: how things are.
+pub(super) async fn health(state: &State, prober: &Prober) -> Response {
+    let verdict = verdict(state, prober).await;
+    let (status, code, cause, message) = match &verdict {
+        UpstreamState::Down { cause, message } => (
+            "unhealthy",
+            Status::Unavailable,
+            Some(cause.as_str()),
+            Some(message.as_str()),
+        ),
+        _ if state.is_draining() => ("degraded", Status::Ok, None, Some("draining")),
+        UpstreamState::Up => ("healthy", Status::Ok, None, None),
+        UpstreamState::Unknown => {
+            let message = "the upstream has not answered yet";
+            ("degraded", Status::Ok, None, Some(message))
+        }
+    };
+    let available = verdict == UpstreamState::Up;
+    let latency_us = state.upstream.latency_us.load(Relaxed);
+    let health = Health {
+        status,
+        redis: Redis {
+            available,
+            provider: state.provider,
+            address: &state.address,
+            latency_ms: (available && latency_us > 0).then(|| (latency_us + 500) / 1000),
+            connection_pool: Pool {
+                active: state.upstream.connections.load(Relaxed),
+                max: state.max_connections,
+            },
+        },
+        clients: state.sum(|c| &c.clients),
+        max_clients: state.max_clients,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: state.started.elapsed().as_secs(),
+        draining: state.is_draining(),
+        tls_verify_disabled: state.tls_verify_disabled,
+        cause,
+        message,
+    };
+    Response::json(code, &health)
+}
+
+/// The latest verdict, or the first one if it comes in time.
+async fn verdict(state: &State, prober: &Prober) -> UpstreamState {
+    let mut verdict = state.upstream_state();
+    if verdict == UpstreamState::Up || !prober.ask(state) {
+        return verdict;
+    }
+    let deadline = Instant::now() + FIRST_VERDICT;
+    while verdict == UpstreamState::Unknown && Instant::now() < deadline {
+        sleep(LOOK).await;
+        verdict = state.upstream_state();
+    }
+    verdict
+}

@@ -1,0 +1,270 @@
+//! As much HTTP/1.1 as probes and scrapers speak: GET and HEAD, no request bodies.
+
+use serde::Serialize;
+
+/// Longest request head.
+pub(super) const MAX_HEAD: usize = 8 * 1024;
+
+/// The parts of a request that matter here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// The path without its query.
+    pub(super) path: String,
+    /// Whether the connection may carry another request.
+    pub(super) keep_alive: bool,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+    Other,
+}
+
+/// Takes a request off the front of `buffer`, or `None` while its head is incomplete.
+pub(super) fn parse(buffer: &mut Vec<u8>) -> Result<Option<Request>, Status> {
+    // Whatever speaks another protocol should not have to wait for a line end to learn it.
+    if buffer
+        .first()
+        .is_some_and(|byte| !byte.is_ascii_uppercase())
+    {
+        return Err(Status::BadRequest);
+    }
+    let Some(end) = head_end(buffer) else {
+        return if buffer.len() < MAX_HEAD {
+            Ok(None)
+        } else {
+            Err(Status::HeadTooLarge)
+        };
+    };
+    if end > MAX_HEAD {
+        return Err(Status::HeadTooLarge);
+    }
+    let request = std::str::from_utf8(&buffer[..end])
+        .ok()
+        .and_then(parse_head);
+    buffer.drain(..end);
+    request.map(Some).ok_or(Status::BadRequest)
+}
+
+/// Where the empty line that ends the head ends. A bare line feed is a line end too.
+fn head_end(buffer: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', buffer)
+        .map(|at| at + 1)
+        .find(|&next| {
+            let rest = &buffer[next..];
+            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+        })
+        .map(|next| next + if buffer[next] == b'\n' { 1 } else { 2 })
+}
+
+fn parse_head(head: &str) -> Option<Request> {
+    let mut lines = head.lines();
+    let mut words = lines.next()?.split(' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    if words.next().is_some() || target.is_empty() {
+        return None;
+    }
+    let method = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        _ if method.bytes().all(|byte| byte.is_ascii_uppercase()) => Method::Other,
+        _ => return None,
+    };
+    if method != Method::Other && !target.starts_with('/') {
+        return None;
+    }
+    let mut keep_alive = match version {
+        "HTTP/1.1" => true,
+        "HTTP/1.0" => false,
+        _ => return None,
+    };
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':')?;
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return None;
+        }
+        keep_alive &= !ends_the_connection(name, value.trim());
+    }
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    Some(Request {
+        method,
+        path,
+        keep_alive,
+    })
+}
+
+/// A body is not read, so nothing can follow it.
+fn ends_the_connection(name: &str, value: &str) -> bool {
+    if name.eq_ignore_ascii_case("connection") {
+        value
+            .split(',')
+            .any(|option| option.trim().eq_ignore_ascii_case("close"))
+    } else if name.eq_ignore_ascii_case("content-length") {
+        value != "0"
+    } else {
+        name.eq_ignore_ascii_case("transfer-encoding")
+    }
+}
+
+/// The status codes in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Ok,
+    BadRequest,
+    NotFound,
+    MethodNotAllowed,
+    HeadTooLarge,
+    Unavailable,
+}
+
+impl Status {
+    fn line(self) -> &'static str {
+        match self {
+            Self::Ok => "200 OK",
+            Self::BadRequest => "400 Bad Request",
+            Self::NotFound => "404 Not Found",
+            Self::MethodNotAllowed => "405 Method Not Allowed",
+            Self::HeadTooLarge => "431 Request Header Fields Too Large",
+            Self::Unavailable => "503 Service Unavailable",
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Response {
+    status: Status,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Response {
+    /// An answer in Prometheus's text format.
+    pub(super) fn metrics(body: String) -> Self {
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        Self {
+            status: Status::Ok,
+            content_type,
+            body,
+        }
+    }
+
+    /// An answer for people.
+    pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: body.into(),
+        }
+    }
+
+    /// An answer for programs. What is serialized here has string keys only and cannot fail.
+    pub(super) fn json(status: Status, value: &impl Serialize) -> Self {
+        let mut body = serde_json::to_string(value).unwrap_or_default();
+        body.push('\n');
+        Self {
+            status,
+            content_type: "application/json",
+            body,
+        }
+    }
+
+    /// The answer to a request that is not served: its status in words.
+    pub(super) fn error(status: Status) -> Self {
+        Self::text(status, format!("{}\n", status.line()))
+    }
+
+    /// The bytes on the wire; a HEAD request gets them without the body.
+    pub(super) fn to_bytes(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
+        let Self {
+            status,
+            content_type,
+            body,
+        } = self;
+        let allow = match status {
+            Status::MethodNotAllowed => "Allow: GET, HEAD\r\n",
+            _ => "",
+        };
+        let connection = if keep_alive { "keep-alive" } else { "close" };
+        let (line, length) = (status.line(), body.len());
+        let mut text = format!(
+            "HTTP/1.1 {line}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+             Cache-Control: no-store\r\n{allow}Connection: {connection}\r\n\r\n"
+        );
+        if with_body {
+            text.push_str(body);
+        }
+        text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Option<Request>, Status> {
+        parse(&mut text.as_bytes().to_vec())
+    }
+
+    fn request(method: Method, path: &str, keep_alive: bool) -> Result<Option<Request>, Status> {
+        Ok(Some(Request {
+            method,
+            path: path.to_owned(),
+            keep_alive,
+        }))
+    }
+
+    #[test]
+    fn requests_are_read_one_by_one() {
+        let mut buffer = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
+        assert_eq!(parse(&mut buffer), request(Method::Get, "/a", true));
+        assert_eq!(parse(&mut buffer), request(Method::Head, "/", true));
+        assert_eq!(parse(&mut buffer), Ok(None));
+        assert_eq!(buffer, b"GET");
+    }
+
+    #[test]
+    fn a_connection_ends_when_it_is_asked_to_or_has_to() {
+        let kept = |head: &str| {
+            parsed(&format!("{head}\r\n\r\n"))
+                .unwrap()
+                .unwrap()
+                .keep_alive
+        };
+        assert!(kept("GET / HTTP/1.1\r\nContent-Length: 0"));
+        assert!(!kept("GET / HTTP/1.0"));
+        assert!(!kept("GET / HTTP/1.1\r\nconnection: Keep-Alive, Close"));
+        assert!(!kept("POST / HTTP/1.1\r\nContent-Length: 5"));
+        assert!(!kept("POST / HTTP/1.1\r\nTransfer-Encoding: chunked"));
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused() {
+        for text in [
+            "*1\r\n",
+            "\u{16}\u{3}\u{1}",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET http://x/ HTTP/1.1\r\n\r\n",
+            "GeT / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            "GET / HTTP/1.1\r\nbad name: x\r\n\r\n",
+        ] {
+            assert_eq!(parsed(text), Err(Status::BadRequest), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_bounded() {
+        let endless = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(MAX_HEAD));
+        assert_eq!(parsed(&endless), Err(Status::HeadTooLarge));
+        assert_eq!(
+            parsed(&format!("{endless}\r\n\r\n")),
+            Err(Status::HeadTooLarge)
+        );
+    }
+}

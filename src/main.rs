@@ -1,0 +1,175 @@
+//! The `nearkey` program: reads the configuration, runs the proxy, drains it when told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nearkey::cli::{self, Cli, Command};
+use nearkey::config::{self, Config, Loaded};
+use nearkey::proxy::Proxy;
+use nearkey::upstream::{Address, Verify, provider};
+use nearkey::{admin, healthcheck, limits, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A wrong configuration or command line.
+const MISCONFIGURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    match cli.command {
+        None => load(&cli).map_or_else(|code| code, run),
+        Some(Command::Config) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
+        Some(Command::Healthcheck { timeout }) => check_health(&cli, timeout),
+    }
+}
+
+fn load(cli: &Cli) -> Result<Loaded, ExitCode> {
+    config::load_from_process(cli).map_err(|errors| {
+        eprintln!("{errors}");
+        ExitCode::from(MISCONFIGURED)
+    })
+}
+
+fn show(loaded: &Loaded) -> ExitCode {
+    print!("{}", loaded.effective);
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn check_health(cli: &Cli, timeout: Duration) -> ExitCode {
+    let answer = match config::healthcheck_address(cli) {
+        Ok(Some(address)) => healthcheck::run(address, timeout),
+        Ok(None) => Err("the admin endpoint is off (admin.address): nobody to ask".to_owned()),
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    match answer {
+        Ok(message) => {
+            println!("{message}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(loaded: Loaded) -> ExitCode {
+    if let Err(e) = telemetry::init(&loaded.config.log) {
+        eprintln!("nearkey: {e}");
+        return ExitCode::from(MISCONFIGURED);
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = loaded.config;
+    let files =
+        limits::raise_open_files(config.listen.max_clients, config.upstream.max_connections);
+    if let Some(warning) = files.warning {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let served = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(e) => Err(format!("cannot start: {e}")),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs until a signal has come and the drain is over.
+async fn serve(config: Config) -> Result<(), String> {
+    let mut signals = Signals::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let (delay, admin) = (config.process.drain_delay, config.admin.clone());
+    let mut state = admin_state(&config);
+    let proxy = Proxy::start(config).map_err(|e| e.to_string())?;
+    state.workers = proxy.workers().to_vec();
+    state.upstream = proxy.upstream().clone();
+    state.probe = Some(Box::new(proxy.probe()));
+    let state = Arc::new(state);
+    if let Some(address) = admin.address {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|e| format!("cannot listen on {address} (admin.address): {e}"))?;
+        let bound = listener.local_addr().unwrap_or(address);
+        tracing::info!(address = %bound, "admin endpoint listening");
+        tokio::spawn(admin::serve(
+            listener,
+            state.clone(),
+            std::future::pending::<()>(),
+        ));
+    }
+    let name = signals.next().await;
+    tracing::info!(signal = name, "draining");
+    state.draining.store(true, Ordering::Release);
+    let drained = async {
+        tokio::time::sleep(delay).await;
+        state.listening.store(false, Ordering::Release);
+        proxy.drain().await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("drained"),
+        name = signals.next() => tracing::warn!(signal = name, "second signal, stopping at once"),
+    }
+    Ok(())
+}
+
+fn admin_state(config: &Config) -> admin::State {
+    let upstream = &config.upstream;
+    let provider = match &upstream.address {
+        Address::Tcp { host, .. } => provider::provider(host),
+        Address::Unix(_) => "local",
+    };
+    admin::State {
+        workers: Vec::new(),
+        upstream: Arc::default(),
+        max_connections: upstream.max_connections,
+        max_clients: config.listen.max_clients,
+        provider,
+        address: upstream.address.to_string(),
+        started: std::time::Instant::now(),
+        listening: AtomicBool::new(true),
+        draining: AtomicBool::new(false),
+        probe: None,
+        tls_verify_disabled: upstream
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.verify == Verify::None),
+    }
+}
+
+/// The signals that ask the process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

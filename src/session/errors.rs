@@ -1,0 +1,156 @@
+//! Every error text that a client can get from the proxy itself.
+
+use std::time::Duration;
+
+use crate::commands::{Class, Spec};
+
+/// A command before AUTH where a password is required.
+pub const NOAUTH: &str = "NOAUTH Authentication required.";
+
+/// A wrong password.
+pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// HELLO without AUTH where a password is required.
+pub const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, \
+    otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and \
+    select the RESP protocol version at the same time";
+
+/// HELLO with a protocol that is neither 2 nor 3.
+pub const NOPROTO: &str = "NOPROTO unsupported protocol version";
+
+/// Arguments that no form of the command has.
+pub const SYNTAX: &str = "ERR syntax error";
+
+/// Not a number.
+pub const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+
+/// A database that the server does not have.
+pub const DB_RANGE: &str = "ERR DB index is out of range";
+
+/// One client too many.
+pub const MAX_CLIENTS: &str = "ERR max number of clients reached";
+
+/// A request above `upstream.large_request` that cannot be streamed.
+pub const TOO_LARGE: &str = "ERR Nearkey: a request of this size can only be a command that \
+    Nearkey passes on unchanged (upstream.large_request)";
+
+/// A client from beyond loopback in protected mode, in the spirit of Redis's own refusal.
+pub const PROTECTED: &str = "DENIED Nearkey is running in protected mode because listen.protected_mode \
+    is on and no listen.password is set. In this mode connections are only accepted from the loopback \
+    interface. To accept this client, set listen.password, or listen.protected_mode = false if \
+    everything that can reach this port may use the Redis behind it.";
+
+/// A malformed request.
+pub fn protocol(what: &str) -> String {
+    format!("ERR Protocol error: {what}")
+}
+
+/// The wrong number of arguments for `name`, `CONTAINER|SUB` for subcommands.
+pub fn wrong_arity(name: &str) -> String {
+    format!(
+        "ERR wrong number of arguments for '{}' command",
+        name.to_ascii_lowercase()
+    )
+}
+
+/// A container command without such a subcommand.
+pub fn unknown_subcommand(container: &str, sub: &[u8]) -> String {
+    let container = container.to_ascii_uppercase();
+    format!(
+        "ERR unknown subcommand '{}'. Try {container} HELP.",
+        excerpt(sub, 128)
+    )
+}
+
+/// A command that neither the table nor the server knows, as Redis words it: in raw bytes.
+pub fn unknown(args: &[&[u8]]) -> Vec<u8> {
+    let quoted = |text: &mut Vec<u8>, bytes: &[u8], most: usize| {
+        text.push(b'\'');
+        // Redis prints C strings: they end at a zero.
+        let shown = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        text.extend_from_slice(&shown[..shown.len().min(most)]);
+        text.push(b'\'');
+    };
+    let mut list = Vec::new();
+    for arg in &args[1..] {
+        if list.len() >= 128 {
+            break;
+        }
+        let room = 128 - list.len();
+        quoted(&mut list, arg, room);
+        list.push(b' ');
+    }
+    let mut text = b"ERR unknown command ".to_vec();
+    quoted(&mut text, args[0], 128);
+    text.extend_from_slice(b", with args beginning with: ");
+    text.extend_from_slice(&list);
+    text
+}
+
+/// A command that the table does not know while the server does not tell what it has.
+pub fn unlisted(args: &[&[u8]]) -> String {
+    format!(
+        "ERR Nearkey: command '{}' is not known here and the upstream's COMMAND is not available, \
+         so it cannot be told whether it may share a connection",
+        excerpt(args[0], 64)
+    )
+}
+
+/// A command of a class that is not carried.
+pub fn refused(class: Class, spec: &Spec, args: &[&[u8]]) -> String {
+    let name = match args.get(1) {
+        Some(sub) if spec.is_container() => format!("{} {}", spec.name, excerpt(sub, 64)),
+        _ => spec.name.replace('|', " "),
+    }
+    .to_ascii_uppercase();
+    let what = match class {
+        Class::Refused => {
+            return format!("ERR Nearkey: '{name}' is refused by the setting commands.deny");
+        }
+        Class::Transaction => "transactions are",
+        Class::Watch => "WATCH is",
+        Class::Blocking => "blocking commands are",
+        Class::Subscribe => "subscriptions are",
+        Class::Pinned | Class::Local | Class::Shared => "commands that change the connection are",
+    };
+    format!("ERR Nearkey: '{name}' was not sent: {what} not carried by this version")
+}
+
+/// The upstream is unreachable and the command was not sent.
+pub fn unreachable(cause: &str) -> String {
+    format!("LOADING Nearkey: upstream unreachable ({cause})")
+}
+
+/// No reply in time.
+pub fn timeout(limit: Duration) -> String {
+    format!(
+        "ERR Nearkey: no reply from upstream within {}",
+        human(limit)
+    )
+}
+
+/// The ceiling is reached and nothing came free.
+pub fn busy(max: usize) -> String {
+    format!("ERR Nearkey: all {max} upstream connections are busy (upstream.max_connections)")
+}
+
+/// The reply was lost, with `upstream.on_lost_reply = "error"`.
+pub const LOST: &str = "ERR Nearkey: the connection to the upstream was lost before the reply came; \
+    the command may or may not have run";
+
+/// A duration as people write it.
+fn human(d: Duration) -> String {
+    if d.subsec_millis() == 0 {
+        format!("{}s", d.as_secs())
+    } else {
+        format!("{}ms", d.as_millis())
+    }
+}
+
+/// Client bytes made safe for an error line.
+fn excerpt(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(most)]);
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

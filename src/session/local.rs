@@ -1,0 +1,96 @@
+//! Commands that the session answers itself, with Redis's replies and error texts.
+
+use std::task::Poll;
+
+use super::{Env, Query, Router, Session, Verdict, errors};
+use crate::commands::Spec;
+use crate::resp::encode;
+
+/// Redis lets a client say these before it has authenticated.
+pub(super) fn allowed_before_auth(spec: &Spec) -> bool {
+    matches!(&*spec.name, "AUTH" | "HELLO" | "QUIT" | "RESET")
+}
+
+impl Session {
+    /// Answers `args` into `reply`. With [`Verdict::Hold`] nothing has changed and nothing was written.
+    pub(super) fn execute<R: Router>(
+        &mut self,
+        spec: &Spec,
+        args: &[&[u8]],
+        reply: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Verdict {
+        self.last_command = spec.id();
+        match &*spec.name {
+            "PING" => match args.get(1) {
+                // The table says "any number", the command itself checks.
+                _ if args.len() > 2 => encode::error(reply, errors::wrong_arity(&spec.name)),
+                Some(message) => encode::bulk(reply, message),
+                None => encode::simple(reply, "PONG"),
+            },
+            "ECHO" => encode::bulk(reply, args[1]),
+            "QUIT" => {
+                encode::simple(reply, "OK");
+                return Verdict::Close;
+            }
+            "SELECT" => return self.select(args, reply, router),
+            "AUTH" => self.auth(args, reply, env),
+            "HELLO" => return self.hello(args, reply, env, router),
+            "RESET" => self.reset(reply, env),
+            "CLIENT" => return self.client(spec, args, reply, env, router),
+            "NEARKEY" => return nearkey(args, reply, router),
+            "INFO" => return answer_query(&Query::ProxyInfo, reply, router),
+            _ => encode::error(reply, errors::refused(spec.class, spec, args)),
+        }
+        Verdict::Done
+    }
+}
+
+/// Asks the outside; the answer is the reply.
+pub(super) fn answer_query<R: Router>(
+    query: &Query,
+    reply: &mut Vec<u8>,
+    router: &mut R,
+) -> Verdict {
+    match router.poll_query(query) {
+        Poll::Pending => Verdict::Hold,
+        Poll::Ready(answer) => {
+            reply.extend_from_slice(&answer);
+            Verdict::Done
+        }
+    }
+}
+
+const NEARKEY_HELP: &[&str] = &[
+    "NEARKEY <subcommand>. Subcommands are:",
+    "HELP",
+    "    Prints this help.",
+    "INFO",
+    "    The `# Nearkey` section of INFO: clients, connections, commands, errors.",
+    "VERSION",
+    "    The version of this proxy.",
+];
+
+fn nearkey<R: Router>(args: &[&[u8]], reply: &mut Vec<u8>, router: &mut R) -> Verdict {
+    let sub = args.get(1).copied().unwrap_or(b"HELP");
+    if sub.eq_ignore_ascii_case(b"INFO") {
+        return answer_query(&Query::ProxyInfo, reply, router);
+    }
+    if sub.eq_ignore_ascii_case(b"VERSION") {
+        encode::bulk(reply, env!("CARGO_PKG_VERSION").as_bytes());
+    } else if sub.eq_ignore_ascii_case(b"HELP") {
+        help(reply, NEARKEY_HELP);
+    } else {
+        encode::error(reply, errors::unknown_subcommand("NEARKEY", sub));
+    }
+    Verdict::Done
+}
+
+/// The reply of a HELP subcommand.
+pub(super) fn help(reply: &mut Vec<u8>, lines: &[&str]) {
+    encode::array_header(reply, lines.len());
+    for line in lines {
+        encode::simple(reply, line);
+    }
+}

@@ -1,0 +1,337 @@
+//! One client connection, without I/O.
+//!
+//! [`Session::feed`] takes what the client sent and says through a [`Router`] what must happen: whole
+//! commands go to the upstream as they came, local ones are answered here, and what cannot go on yet
+//! is held. Two rules carry the ordering promise:
+//!
+//! * replies leave in command order ([`Pending`]);
+//! * the connection that a session uses changes only when nothing is in flight.
+
+mod client;
+mod connection;
+mod dispatch;
+pub mod errors;
+mod large;
+mod local;
+mod pending;
+mod router;
+#[cfg(test)]
+mod tests;
+
+pub use client::{KillFilter, ListFilter, Query};
+pub use pending::Pending;
+pub use router::{Env, Router, Settings};
+
+use crate::commands::{Class, CommandId, Spec};
+use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
+use crate::resp::{Protocol, encode};
+use crate::upstream::LaneKey;
+use crate::upstream::pipe::Handling;
+
+/// How far [`Session::feed`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fed {
+    /// Bytes of the input that are done with; the caller keeps the rest and gives it again, in front
+    /// of what comes next.
+    pub consumed: usize,
+    /// Why it stopped.
+    pub status: Status,
+}
+
+/// Why [`Session::feed`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// All complete commands are on their way.
+    NeedInput,
+    /// The next command must wait; call again after a change.
+    Hold,
+    /// Nothing more is read: close once what is pending has left.
+    Close,
+    /// Close at once, without a word.
+    Drop,
+}
+
+/// What happens to the replies of a session's commands (`CLIENT REPLY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyMode {
+    On,
+    Off,
+    /// The command at hand is `CLIENT REPLY SKIP` itself.
+    SkipThis,
+    /// The reply to the next command is dropped.
+    SkipNext,
+}
+
+/// What the bytes at hand belong to.
+#[derive(Debug)]
+enum Mode {
+    Commands,
+    /// A large request goes to the leased connection as it arrives.
+    Streaming,
+    /// A large request cannot be carried: its bytes are dropped, then this is the reply.
+    Discarding(Box<[u8]>),
+}
+
+/// Rarely set facts about a client, outside of the session to keep idle ones small.
+#[derive(Debug, Default)]
+pub struct Labels {
+    /// `CLIENT SETNAME`.
+    pub name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-NAME`.
+    pub lib_name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-VER`.
+    pub lib_version: Vec<u8>,
+}
+
+/// The state of one client connection.
+#[derive(Debug)]
+pub struct Session {
+    scanner: RequestScanner,
+    /// Bytes at the front of the input that the scanner has seen already.
+    scanned: usize,
+    /// The first command of the input was held: it is whole, and `scanned` bytes long.
+    held: Option<Kind>,
+    mode: Mode,
+    key: LaneKey,
+    /// What is owed comes on another connection than the next command would use: nothing is
+    /// forwarded before it has come.
+    must_drain: bool,
+    authenticated: bool,
+    reply_mode: ReplyMode,
+    no_evict: bool,
+    no_touch: bool,
+    labels: Option<Box<Labels>>,
+    pending: Pending,
+    last_command: CommandId,
+}
+
+/// What became of one command.
+enum Verdict {
+    /// It was forwarded or answered, or needs no answer.
+    Done,
+    /// It must wait.
+    Hold,
+    /// It was the last one.
+    Close,
+    /// It came from no Redis client.
+    Drop,
+}
+
+/// Commands in a row that go to the upstream together.
+#[derive(Default)]
+struct Row {
+    start: usize,
+    count: u32,
+}
+
+impl Session {
+    /// A session that has said nothing yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            scanner: RequestScanner::default(),
+            scanned: 0,
+            held: None,
+            mode: Mode::Commands,
+            key: LaneKey {
+                db: settings.database,
+                protocol: Protocol::Resp2,
+            },
+            must_drain: false,
+            authenticated: settings.password.is_none(),
+            reply_mode: ReplyMode::On,
+            no_evict: false,
+            no_touch: false,
+            labels: None,
+            pending: Pending::default(),
+            last_command: CommandId::default(),
+        }
+    }
+
+    /// Which shared connections its commands travel on.
+    pub fn lane_key(&self) -> LaneKey {
+        self.key
+    }
+
+    /// What is owed to the client.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// A large request is on its way to the leased connection.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.mode, Mode::Streaming)
+    }
+
+    /// Names the client gave itself.
+    pub fn labels(&self) -> Option<&Labels> {
+        self.labels.as_deref()
+    }
+
+    /// The last command it knew.
+    pub fn last_command(&self) -> CommandId {
+        self.last_command
+    }
+
+    /// The letters of CLIENT LIST's `flags` field.
+    pub fn flags(&self) -> &'static str {
+        match (self.no_evict, self.no_touch) {
+            (false, false) => "N",
+            (true, false) => "e",
+            (false, true) => "T",
+            (true, true) => "eT",
+        }
+    }
+
+    /// Upstream replies have been put out: what waited only for them follows into `out`.
+    pub fn handle_replies(&mut self, n: u32, out: &mut Vec<u8>) {
+        self.pending.complete(n, out);
+    }
+
+    /// `n` commands in flight are answered with an error instead; `visible` is false where the
+    /// client wants no replies.
+    pub fn handle_failure(&mut self, n: u32, text: &str, visible: bool, out: &mut Vec<u8>) {
+        if visible {
+            for _ in 0..n {
+                encode::error(out, text);
+            }
+        }
+        self.pending.complete(n, out);
+    }
+
+    /// Takes what the client sent. `input` begins with what the last call left over.
+    pub fn feed<R: Router>(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Fed {
+        let mut consumed = 0;
+        loop {
+            let rest = &input[consumed..];
+            let (done, status) = match self.mode {
+                Mode::Commands => self.feed_commands(rest, out, env, router),
+                Mode::Streaming | Mode::Discarding(_) => self.feed_large(rest, out, env, router),
+            };
+            consumed += done;
+            if let Some(status) = status {
+                return Fed { consumed, status };
+            }
+        }
+    }
+
+    /// Handles whole commands until one cannot go on; `None` means that the mode has changed.
+    fn feed_commands<R: Router>(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> (usize, Option<Status>) {
+        let mut row = Row::default();
+        let mut start = 0;
+        loop {
+            let (end, kind) = match self.next_command(&input[start..], env) {
+                Ok(Some((length, kind))) => (start + length, kind),
+                Ok(None) => {
+                    self.send_row(input, start, &mut row, router);
+                    return (start, self.begin_large(&input[start..], env, router));
+                }
+                Err(e) => {
+                    self.send_row(input, start, &mut row, router);
+                    return (input.len(), Some(self.refuse_request(e, out, env)));
+                }
+            };
+            let command = &input[start..end];
+            if let Some(spec) = self.direct(command, kind, env) {
+                self.last_command = spec.id();
+                row.count += 1;
+                start = end;
+                continue;
+            }
+            self.send_row(input, start, &mut row, router);
+            match self.handle_command(command, kind, out, env, router) {
+                Verdict::Done => start = end,
+                Verdict::Hold => {
+                    self.held = Some(kind);
+                    self.scanned = end - start;
+                    return (start, Some(Status::Hold));
+                }
+                Verdict::Close => return (end, Some(Status::Close)),
+                Verdict::Drop => return (end, Some(Status::Drop)),
+            }
+            row.start = start;
+        }
+    }
+
+    /// The length and kind of the whole command at the front of `input`, if there is one.
+    fn next_command(
+        &mut self,
+        input: &[u8],
+        env: &Env<'_>,
+    ) -> Result<Option<(usize, Kind)>, RequestError> {
+        if let Some(kind) = self.held.take() {
+            return Ok(Some((std::mem::take(&mut self.scanned), kind)));
+        }
+        let limits = Limits {
+            authenticated: self.authenticated,
+            ..env.settings.limits
+        };
+        match self.scanner.scan(&input[self.scanned..], &limits)? {
+            Scan::Incomplete => {
+                self.scanned = input.len();
+                Ok(None)
+            }
+            Scan::Complete { consumed, kind } => {
+                let length = std::mem::take(&mut self.scanned) + consumed;
+                Ok(Some((length, kind)))
+            }
+        }
+    }
+
+    /// The hot path: a command that needs nothing but its place in the row.
+    fn direct<'t>(&self, command: &[u8], kind: Kind, env: &Env<'t>) -> Option<&'t Spec> {
+        if kind != Kind::Multibulk || !self.is_plain() {
+            return None;
+        }
+        let spec = env.table.lookup(&command[self.scanner.arg(0)?])?;
+        (spec.class == Class::Shared && !spec.needs_args() && !is_info(spec)).then_some(spec)
+    }
+
+    /// Nothing about this session asks for a closer look at its commands.
+    fn is_plain(&self) -> bool {
+        self.authenticated && self.reply_mode == ReplyMode::On && !self.must_drain
+    }
+
+    fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
+        if row.count > 0 {
+            self.forward(&input[row.start..end], row.count, Handling::Pass, router);
+        }
+        *row = Row {
+            start: end,
+            count: 0,
+        };
+    }
+
+    fn forward<R: Router>(&mut self, bytes: &[u8], n: u32, handling: Handling, router: &mut R) {
+        self.pending.expect(n);
+        router.forward(self.key, bytes, n, handling);
+    }
+
+    fn refuse_request(&mut self, e: RequestError, out: &mut Vec<u8>, env: &Env<'_>) -> Status {
+        env.counters.clients_closed_protocol.add(1);
+        match e {
+            RequestError::Protocol(e) => {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, errors::protocol(&e.0));
+                self.pending.put(&reply, out);
+                Status::Close
+            }
+            RequestError::Http | RequestError::Tls => Status::Drop,
+        }
+    }
+}
+
+fn is_info(spec: &Spec) -> bool {
+    &*spec.name == "INFO"
+}

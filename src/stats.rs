@@ -1,0 +1,232 @@
+//! Counters of the running process: written by one thread each, read by any.
+//!
+//! The hot path adds to plain cells of its own worker; the admin endpoint sums the workers when it
+//! is asked. Nothing here allocates, locks or touches the `metrics` registry per command.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A counter (or gauge) with one writing thread.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call this: it is a plain load and store.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts `n`, for gauges. Only the owning thread may call this.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value as last written.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Number of buckets of a [`Histogram`].
+pub const BUCKETS: usize = 28;
+
+/// A histogram of durations in powers of two of a microsecond: bucket `i` counts `d < 2^i us`
+/// that no lower bucket counts; the last bucket (from about 67 s) has no upper bound.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS],
+    sum_us: Counter,
+}
+
+impl Histogram {
+    /// Counts `n` samples of duration `d`. Only the owning thread may call this.
+    pub fn record(&self, d: Duration, n: u64) {
+        let us = u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let index = (64 - us.leading_zeros() as usize).min(BUCKETS - 1);
+        self.buckets[index].add(n);
+        self.sum_us.add(us.wrapping_mul(n));
+    }
+
+    /// The upper bound of bucket `i`, or `None` for the last.
+    pub fn upper_bound(i: usize) -> Option<Duration> {
+        (i + 1 < BUCKETS).then(|| Duration::from_micros(1 << i))
+    }
+
+    /// Samples in bucket `i` alone.
+    pub fn bucket(&self, i: usize) -> u64 {
+        self.buckets[i].get()
+    }
+
+    /// Sum of all samples in microseconds.
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us.get()
+    }
+}
+
+/// Declares a struct of counters that are summed over workers by name.
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $field:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $($(#[doc = $doc])* pub $field: Counter,)*
+        }
+    };
+}
+
+counters! {
+    /// What one worker counted since start.
+    Counters {
+        /// Clients connected now.
+        clients,
+        /// Clients accepted.
+        clients_accepted,
+        /// Clients turned away: `max_clients`.
+        clients_refused_limit,
+        /// Clients turned away: protected mode.
+        clients_refused_protected,
+        /// Clients cut because they did not read their replies.
+        clients_cut_output,
+        /// Clients closed because the reply to a command of theirs was lost.
+        clients_closed_lost_reply,
+        /// Clients closed for a malformed request, HTTP included.
+        clients_closed_protocol,
+        /// Failed AUTH and HELLO AUTH of clients.
+        auth_failures,
+        /// Commands answered by the session itself.
+        commands_local,
+        /// Commands sent on shared connections.
+        commands_shared,
+        /// Commands sent on leased connections.
+        commands_leased,
+        /// Commands refused: denied, not supported here, unknown.
+        commands_refused,
+        /// Commands answered with a Nearkey error: upstream unreachable.
+        errors_unreachable,
+        /// Commands answered with a Nearkey error: no reply in time.
+        errors_timeout,
+        /// Commands answered with a Nearkey error: no connection free.
+        errors_busy,
+        /// Commands whose reply was lost with its connection.
+        errors_lost,
+        /// Read-only commands sent once more after their connection was lost.
+        retries,
+        /// Error replies of the server, passed on as they came.
+        error_replies,
+        /// Replies that came too late and were swallowed.
+        late_replies,
+        /// Bytes read from clients.
+        client_bytes_in,
+        /// Bytes written to clients.
+        client_bytes_out,
+        /// Bytes read from the upstream.
+        upstream_bytes_in,
+        /// Bytes written to the upstream.
+        upstream_bytes_out,
+        /// Commands waiting for an upstream reply now.
+        in_flight,
+        /// Connections closed for a surplus, missing or malformed reply.
+        desyncs,
+        /// Commands the proxy itself sent: handshakes, pings, COMMAND.
+        overhead_commands,
+        /// Sessions ended by a panic.
+        panics,
+    }
+}
+
+/// Counters and histograms of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Counters.
+    pub counters: Counters,
+    /// Time from a command's send to its reply.
+    pub round_trip: Histogram,
+    /// Time a command waited before it was sent.
+    pub queue_wait: Histogram,
+}
+
+/// Why a connection to the upstream could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectFailure {
+    /// The name did not resolve.
+    Dns,
+    /// Refused, unreachable, reset.
+    Tcp,
+    /// No answer within `connect_timeout`.
+    Timeout,
+    /// Certificate or TLS protocol.
+    Tls,
+    /// Wrong password or no permission.
+    Auth,
+    /// The server's own connection limit.
+    MaxClients,
+    /// LOADING, MASTERDOWN and the like.
+    NotReady,
+    /// Anything else in the handshake.
+    Protocol,
+}
+
+impl ConnectFailure {
+    /// All causes, in the order of their discriminants.
+    pub const ALL: [Self; 8] = [
+        Self::Dns,
+        Self::Tcp,
+        Self::Timeout,
+        Self::Tls,
+        Self::Auth,
+        Self::MaxClients,
+        Self::NotReady,
+        Self::Protocol,
+    ];
+
+    /// The word used in metrics, logs and `/health`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::MaxClients => "maxclients",
+            Self::NotReady => "not_ready",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// What is known of the upstream, shared by all threads.
+#[derive(Debug, Default)]
+pub struct UpstreamStats {
+    /// Connections open or being opened now.
+    pub connections: AtomicU64,
+    /// Most of them at any moment.
+    pub connections_peak: AtomicU64,
+    /// Connections opened since start.
+    pub connects: AtomicU64,
+    /// Failed attempts, by [`ConnectFailure`].
+    pub connect_failures: [AtomicU64; 8],
+    /// Established connections that were lost.
+    pub lost: AtomicU64,
+    /// Latest round trip in microseconds; zero before the first.
+    pub latency_us: AtomicU64,
+    /// The latest verdict.
+    pub state: Mutex<UpstreamState>,
+}
+
+/// The latest verdict on the upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamState {
+    /// Nothing was tried yet.
+    #[default]
+    Unknown,
+    /// The latest attempt succeeded or a connection is up.
+    Up,
+    /// The latest attempt failed and no connection is up.
+    Down {
+        /// The cause as a word.
+        cause: ConnectFailure,
+        /// The cause as a sentence, free of secrets.
+        message: String,
+    },
+}

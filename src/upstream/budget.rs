@@ -1,0 +1,190 @@
+//! The hard ceiling on connections to the upstream.
+//!
+//! Every connection of the process, on whatever thread and for whatever use, holds a [`Permit`] from
+//! before it is opened until it is closed. When none is free, whoever holds an idle connection is asked
+//! to give it up, and the one who asks waits its turn.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::stats::UpstreamStats;
+
+/// The ceiling and who is below it.
+#[derive(Debug)]
+pub struct Budget {
+    max: usize,
+    free: Arc<Semaphore>,
+    wishes: Mutex<Wishes>,
+    idle_wanted: Arc<Notify>,
+    /// A copy of `wishes.waiting` that is cheap to look at.
+    waiting: AtomicUsize,
+    /// Grows with every call for an idle connection.
+    calls: AtomicU64,
+    stats: Arc<UpstreamStats>,
+}
+
+/// Who waits for a permit, and how many connections are being closed for them.
+#[derive(Debug, Default)]
+struct Wishes {
+    waiting: usize,
+    promised: usize,
+}
+
+/// The right to one connection.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Arc<Budget>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// A budget of `max` connections.
+    pub fn new(max: usize, stats: Arc<UpstreamStats>) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            free: Arc::new(Semaphore::new(max)),
+            wishes: Mutex::default(),
+            idle_wanted: Arc::new(Notify::new()),
+            waiting: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            stats,
+        })
+    }
+
+    /// The ceiling.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// A permit if one is free now.
+    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        self.free
+            .clone()
+            .try_acquire_owned()
+            .ok()
+            .map(|permit| self.count(permit))
+    }
+
+    /// A permit, waiting up to `limit` for one; `None` when the wait was in vain.
+    pub async fn acquire(self: &Arc<Self>, limit: Duration) -> Option<Permit> {
+        if let Some(permit) = self.try_acquire() {
+            return Some(permit);
+        }
+        let waiting = Waiting::new(self);
+        self.call();
+        let permit = tokio::time::timeout(limit, self.free.clone().acquire_owned()).await;
+        drop(waiting);
+        permit.ok()?.ok().map(|permit| self.count(permit))
+    }
+
+    /// Somebody waits for a permit and no connection is being closed for it yet. True obliges the
+    /// caller to close an idle connection.
+    pub fn take_wish(&self) -> bool {
+        let mut wishes = self.wishes();
+        let open = wishes.promised < wishes.waiting;
+        wishes.promised += usize::from(open);
+        open
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Completes when somebody begins to wait for a permit.
+    pub fn idle_wanted(&self) -> OwnedNotified {
+        self.idle_wanted.clone().notified_owned()
+    }
+
+    /// Calls for an idle connection so far: whoever has seen fewer has a completed
+    /// [`Budget::idle_wanted`] to renew.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Acquire)
+    }
+
+    fn call(&self) {
+        self.calls.fetch_add(1, Ordering::Release);
+        self.idle_wanted.notify_waiters();
+    }
+
+    /// A permit is free now.
+    pub fn has_free(&self) -> bool {
+        self.free.available_permits() > 0
+    }
+
+    /// Somebody waits for a permit.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn count(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Permit {
+        let now = self.stats.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        self.stats
+            .connections_peak
+            .fetch_max(now, Ordering::Relaxed);
+        Permit {
+            budget: self.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+/// Counts a waiter for as long as it waits.
+struct Waiting<'a>(&'a Budget);
+
+impl<'a> Waiting<'a> {
+    fn new(budget: &'a Budget) -> Self {
+        budget.wishes().waiting += 1;
+        budget.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(budget)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut wishes = self.0.wishes();
+        wishes.waiting -= 1;
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        wishes.promised = wishes.promised.saturating_sub(1);
+        if wishes.promised < wishes.waiting {
+            drop(wishes);
+            self.0.call();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget
+            .stats
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_waiter_gets_the_permit_of_an_idle_connection() {
+        let stats = Arc::new(UpstreamStats::default());
+        let budget = Budget::new(1, stats.clone());
+        let permit = budget.try_acquire().expect("one is free");
+        assert!(budget.try_acquire().is_none());
+        assert!(budget.acquire(Duration::from_millis(1)).await.is_none());
+        assert!(!budget.take_wish());
+        let (got, ()) = tokio::join!(budget.acquire(Duration::from_secs(10)), async {
+            while !budget.take_wish() {
+                tokio::task::yield_now().await;
+            }
+            assert!(!budget.take_wish(), "one wish closes one connection");
+            drop(permit);
+        });
+        assert!(got.is_some());
+        assert_eq!(stats.connections_peak.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,398 @@
+//! One connection to the server, from its first command to its end.
+//!
+//! Commands may be entered at any time: while the connection is being opened they wait, while it is up
+//! they leave with the next write, and when it is lost those that were never sent wait for its
+//! successor. One task owns the socket and everything written to it; it is never cancelled in the
+//! middle of a write.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::LaneKey;
+use super::backoff::Backoff;
+use super::dial::Dialer;
+use super::loss;
+use super::outbox::Outbox;
+use super::pipe::{Handling, Pipe, Run, Tick};
+use super::reply_to::{Failure, Owner, ReplyTo};
+use super::serve::{Ended, Serving};
+use super::status::{State, Status};
+use crate::stats::WorkerStats;
+
+/// Clients are not read while more than this waits to be written to their connection.
+pub const BACKLOG_HIGH: usize = 4 * 1024 * 1024;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Carries commands of many sessions.
+    Shared,
+    /// Carries one large request of one session at a time.
+    Leased,
+}
+
+/// What all connections of a worker have in common.
+#[derive(Debug)]
+pub struct Link {
+    /// Opens connections.
+    pub dialer: Arc<Dialer>,
+    /// Counters of this worker.
+    pub stats: Arc<WorkerStats>,
+    /// When the worker started.
+    pub started: Instant,
+}
+
+impl Link {
+    /// The time of this worker.
+    pub fn now(&self) -> Tick {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What changes while a connection lives.
+#[derive(Debug)]
+pub(super) struct Core<W> {
+    pub outbox: Outbox,
+    pub pipe: Pipe<Owner<W>>,
+    /// Clients that are not read until the outbox has room.
+    pub waiting: Vec<W>,
+    /// When a client last entered a command.
+    pub last_used: Tick,
+    /// When the server was last heard.
+    pub last_heard: Tick,
+    pub backoff: Backoff,
+    /// The next attempt is not made before.
+    pub retry_at: Option<Instant>,
+    /// Since when attempts fail, and how.
+    pub down: Option<(Tick, String)>,
+    /// What HELLO said, and the reply to COMMAND as far as it has come.
+    pub identity: super::facts::Identity,
+    pub facts_reply: Vec<u8>,
+}
+
+/// One connection. `W` says whom replies are for.
+#[derive(Debug)]
+pub struct Conn<W> {
+    pub(super) key: LaneKey,
+    pub(super) role: Role,
+    pub(super) link: Rc<Link>,
+    pub(super) core: RefCell<Core<W>>,
+    pub(super) status: Arc<Status>,
+    task: RefCell<Option<Waker>>,
+    signalled: Cell<bool>,
+    close: Cell<bool>,
+}
+
+impl<W: ReplyTo> Conn<W> {
+    /// A connection that is not open.
+    pub fn new(key: LaneKey, role: Role, link: Rc<Link>, status: Arc<Status>) -> Rc<Self> {
+        let config = &link.dialer.config;
+        let seed = link.dialer.next_nonce();
+        let core = Core {
+            outbox: Outbox::default(),
+            pipe: Pipe::default(),
+            waiting: Vec::new(),
+            last_used: link.now(),
+            last_heard: link.now(),
+            backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
+            retry_at: None,
+            down: None,
+            identity: super::facts::Identity::default(),
+            facts_reply: Vec::new(),
+        };
+        Rc::new(Self {
+            key,
+            role,
+            link,
+            core: RefCell::new(core),
+            status,
+            task: RefCell::new(None),
+            signalled: Cell::new(false),
+            close: Cell::new(false),
+        })
+    }
+
+    /// Database and protocol.
+    pub fn key(&self) -> LaneKey {
+        self.key
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.status.state()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn backlog(&self) -> usize {
+        self.core.borrow().outbox.unwritten().len()
+    }
+
+    /// Nothing waits and nothing is owed.
+    pub fn is_clean(&self) -> bool {
+        let core = self.core.borrow();
+        core.pipe.is_empty() && core.outbox.unanswered().is_empty()
+    }
+
+    /// `owner` wants to be told when the backlog has room again.
+    pub fn wait_for_room(&self, owner: W) {
+        self.core.borrow_mut().waiting.push(owner);
+    }
+
+    /// Enters `count` whole commands.
+    pub fn enqueue(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        count: u32,
+        handling: Handling,
+        owner: W,
+        now: Tick,
+    ) {
+        {
+            let mut core = self.core.borrow_mut();
+            core.outbox.push(bytes);
+            core.last_used = now;
+            core.pipe.push(Run {
+                owner: Some(Owner::Client(owner)),
+                handling,
+                owed: count,
+                bytes: bytes.len(),
+                since: now,
+                retried: false,
+            });
+        }
+        self.link.stats.counters.in_flight.add(u64::from(count));
+        self.wake_or_start();
+    }
+
+    /// Announces one large command whose bytes follow with [`Conn::stream`]. Its time does not run
+    /// before the last of them.
+    pub fn begin_stream(self: &Rc<Self>, owner: W) {
+        let run = Run {
+            owner: Some(Owner::Client(owner)),
+            handling: Handling::Pass,
+            owed: 1,
+            bytes: 0,
+            since: Tick::MAX,
+            retried: true,
+        };
+        self.core.borrow_mut().pipe.push(run);
+        self.link.stats.counters.in_flight.add(1);
+    }
+
+    /// Passes on a part of a large command.
+    pub fn stream(self: &Rc<Self>, part: &[u8], end: Option<Handling>, now: Tick) {
+        {
+            let mut core = self.core.borrow_mut();
+            core.outbox.push(part);
+            core.last_used = now;
+            if let (Some(handling), Some(run)) = (end, core.pipe.iter_mut().last()) {
+                run.handling = handling;
+                run.since = now;
+            }
+        }
+        self.wake_or_start();
+    }
+
+    /// Opens the connection if it is not open. `Ready` once it is, or with the reason why it is not.
+    pub fn poll_open(self: &Rc<Self>, waker: &Waker) -> Poll<Result<(), Failure>> {
+        self.status.poll_open(waker, || self.start())
+    }
+
+    /// Starts to open the connection in the background.
+    pub fn open(self: &Rc<Self>) {
+        if self.state() == State::Idle {
+            self.start();
+        }
+    }
+
+    /// Closes the connection without waiting for anything.
+    pub fn close(&self) {
+        self.close.set(true);
+        self.wake();
+    }
+
+    /// The connection should be closed now.
+    pub(super) fn is_closing(&self) -> bool {
+        self.close.get()
+    }
+
+    /// Wakes the task, once until it runs.
+    pub fn wake(&self) {
+        if !self.signalled.replace(true)
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// The task runs and has seen all that was entered.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.signalled.set(false);
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    fn wake_or_start(self: &Rc<Self>) {
+        match self.state() {
+            State::Idle => self.start(),
+            State::Opening | State::Open => self.wake(),
+        }
+    }
+
+    fn start(self: &Rc<Self>) {
+        self.status.set(State::Opening);
+        tokio::task::spawn_local(self.clone().run());
+    }
+
+    /// The task: opens, serves, and opens again while commands wait.
+    async fn run(self: Rc<Self>) {
+        let _last = LastWords(&self);
+        while !self.close.get()
+            && let Some((stream, permit)) = self.open_stream().await
+        {
+            self.status.set(State::Open);
+            self.link.dialer.established(1);
+            let mut serving = Serving::new(self.clone(), stream);
+            let ended = (&mut serving).await;
+            self.link.dialer.established(-1);
+            self.status.set(State::Opening); // nobody shall count on it while it is closed
+            serving.leave().await;
+            drop(permit);
+            self.handle_end(&ended);
+            let waiting = !self.core.borrow().pipe.is_empty();
+            if !waiting || self.role == Role::Leased {
+                break;
+            }
+            self.status.set(State::Opening);
+        }
+        if self.role == Role::Leased || self.close.get() {
+            self.fail_all(&Failure::Lost);
+        }
+    }
+
+    /// Fails everything that waits or is in flight.
+    pub(super) fn fail_all(&self, failure: &Failure) {
+        let runs = {
+            let mut core = self.core.borrow_mut();
+            core.outbox.reset(Vec::new());
+            core.pipe.take()
+        };
+        for run in runs {
+            self.fail_run(run, failure);
+        }
+        self.make_room();
+    }
+
+    /// Has clients read on that waited for the outbox to empty.
+    pub(super) fn make_room(&self) {
+        let mut core = self.core.borrow_mut();
+        if !core.waiting.is_empty() && core.outbox.unwritten().len() <= BACKLOG_HIGH / 2 {
+            let waiting = std::mem::take(&mut core.waiting);
+            drop(core);
+            waiting.iter().for_each(ReplyTo::resume);
+        }
+    }
+
+    /// Tells the owner of a run that its replies will not come.
+    pub(super) fn fail_run(&self, run: Run<Owner<W>>, failure: &Failure) {
+        let counters = &self.link.stats.counters;
+        let count = u64::from(run.owed);
+        match run.owner {
+            None => {}
+            Some(Owner::Ping) => {}
+            Some(Owner::Facts) => self.link.dialer.facts.fail(),
+            Some(Owner::Client(owner)) => {
+                counters.in_flight.sub(count);
+                match failure {
+                    Failure::Unreachable(_) | Failure::Refused(_) => {
+                        counters.errors_unreachable.add(count)
+                    }
+                    Failure::Busy(_) => counters.errors_busy.add(count),
+                    Failure::Timeout(_) => counters.errors_timeout.add(count),
+                    Failure::Lost | Failure::Torn => counters.errors_lost.add(count),
+                }
+                owner.fail(failure, run.owed, run.handling);
+            }
+        }
+    }
+
+    /// Sorts out what a connection that ended leaves behind.
+    fn handle_end(&self, ended: &Ended) {
+        let waiting = std::mem::take(&mut self.core.borrow_mut().waiting);
+        waiting.iter().for_each(ReplyTo::resume);
+        if let Ended::Lost(reason) = ended {
+            self.link
+                .dialer
+                .stats
+                .lost
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let in_flight = self.core.borrow().pipe.len();
+            tracing::warn!(reason, in_flight, key = ?self.key, "upstream connection lost");
+        }
+        let config = &self.link.dialer.config;
+        let streaming = self.core.borrow().pipe.is_streaming();
+        let (kept, failed) = {
+            let mut core = self.core.borrow_mut();
+            let written = core.outbox.unanswered_written();
+            let bytes = core.outbox.unanswered().to_vec();
+            let runs = core.pipe.take();
+            if runs
+                .iter()
+                .any(|run| matches!(run.owner, Some(Owner::Facts)))
+            {
+                self.link.dialer.facts.fail();
+            }
+            core.outbox.reset(Vec::new());
+            let retry = config.retry_reads && self.role == Role::Shared;
+            let reads = retry.then_some(&*self.link.dialer.table);
+            loss::sort(
+                runs,
+                &bytes,
+                written,
+                streaming,
+                reads,
+                config.on_lost_reply,
+            )
+        };
+        for (run, torn) in failed {
+            self.fail_run(run, if torn { &Failure::Torn } else { &Failure::Lost });
+        }
+        let mut core = self.core.borrow_mut();
+        for (run, bytes) in kept {
+            self.link
+                .stats
+                .counters
+                .retries
+                .add(if run.retried { u64::from(run.owed) } else { 0 });
+            core.outbox.push(&bytes);
+            core.pipe.push(run);
+        }
+    }
+}
+
+/// Leaves a connection ready for its next task, however this one ends.
+struct LastWords<'a, W: ReplyTo>(&'a Conn<W>);
+
+impl<W: ReplyTo> Drop for LastWords<'_, W> {
+    fn drop(&mut self) {
+        let conn = self.0;
+        if std::thread::panicking() {
+            tracing::error!(key = ?conn.key, "upstream connection ended by a panic");
+            conn.link.stats.counters.panics.add(1);
+            conn.fail_all(&Failure::Lost);
+        }
+        conn.signalled.set(false);
+        *conn.task.borrow_mut() = None;
+        conn.status.set(State::Idle);
+    }
+}

@@ -1,0 +1,275 @@
+//! Opening connections: resolve, connect, TLS, handshake.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+
+use super::budget::Budget;
+use super::facts::{FactsCell, Identity};
+use super::handshake::{Credentials, Handshake, Refusal};
+use super::stream::{ReadAhead, Stream};
+use super::tls::{Connector, explain};
+use super::{Address, Config, LaneKey};
+use crate::commands::CommandTable;
+use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
+use crate::stats::{ConnectFailure, UpstreamState, UpstreamStats};
+
+/// A handshake reply longer than this is not one.
+const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
+
+/// Opens connections, for all workers.
+#[derive(Debug)]
+pub struct Dialer {
+    /// Settings.
+    pub config: Config,
+    /// The ceiling that every connection counts against.
+    pub budget: Arc<Budget>,
+    /// What the admin endpoint shows.
+    pub stats: Arc<UpstreamStats>,
+    /// What the server says of itself.
+    pub facts: FactsCell,
+    /// The command table before the server has told what it has.
+    pub table: Arc<CommandTable>,
+    tls: Option<Connector>,
+    /// Connections that are up.
+    established: AtomicI64,
+    nonces: AtomicU64,
+}
+
+impl Dialer {
+    /// A dialer; opens nothing yet.
+    pub fn new(
+        config: Config,
+        tls: Option<Connector>,
+        table: Arc<CommandTable>,
+        stats: Arc<UpstreamStats>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            table,
+            budget: Budget::new(config.max_connections, stats.clone()),
+            config,
+            stats,
+            facts: FactsCell::default(),
+            tls,
+            established: AtomicI64::new(0),
+            nonces: AtomicU64::new(seed),
+        }
+    }
+
+    /// Counts connections that are up.
+    pub fn established(&self, change: i64) {
+        self.established.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// A number that no other connection of this process has.
+    pub fn next_nonce(&self) -> u64 {
+        self.nonces
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+
+    /// Opens one connection that is ready for traffic.
+    ///
+    /// # Errors
+    /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
+    pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+        let limit = self.config.connect_timeout;
+        let result = match timeout(limit, self.dial_unlimited(key)).await {
+            Ok(result) => result,
+            Err(_) => Err(Refusal {
+                cause: ConnectFailure::Timeout,
+                message: self.silence(limit),
+                only_this_key: false,
+            }),
+        };
+        self.note(&result);
+        result
+    }
+
+    fn silence(&self, limit: Duration) -> String {
+        let address = &self.config.address;
+        match self.tls {
+            // A Redis port without TLS takes the hello for half a command and waits for the rest.
+            Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
+            None => format!("{address} did not answer within {limit:?}"),
+        }
+    }
+
+    async fn dial_unlimited(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+        let mut stream = self.connect().await?;
+        let credentials = Credentials {
+            username: self.config.username.clone(),
+            password: self.config.password.clone(),
+        };
+        let mut handshake = Handshake::new(key, credentials, self.next_nonce());
+        while let Some(request) = handshake.poll_request() {
+            let reply = ask(&mut stream, &request).await?;
+            handshake.handle_reply(&reply)?;
+        }
+        Ok((stream, handshake.identity().clone()))
+    }
+
+    async fn connect(&self) -> Result<Stream, Refusal> {
+        match &self.config.address {
+            Address::Unix(path) => UnixStream::connect(path)
+                .await
+                .map(Stream::Unix)
+                .map_err(|e| failure(ConnectFailure::Tcp, format!("{}: {e}", path.display()))),
+            Address::Tcp { host, port } => {
+                let tcp = self.connect_tcp(host, *port).await?;
+                let Some(tls) = &self.tls else {
+                    return Ok(Stream::Tcp(tcp));
+                };
+                let stream = tls
+                    .connect(host, ReadAhead::new(tcp))
+                    .await
+                    .map_err(|e| failure(e.cause(), e.to_string()))?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+        }
+    }
+
+    /// Resolves the name anew each time, since failovers move it, and tries its addresses in turn.
+    async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream, Refusal> {
+        let addresses: Vec<_> = lookup_host((host, port))
+            .await
+            .map_err(|e| failure(ConnectFailure::Dns, format!("cannot resolve {host}: {e}")))?
+            .collect();
+        let share =
+            self.config.connect_timeout / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
+        let mut last = failure(ConnectFailure::Dns, format!("{host} has no address"));
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    tune(&stream);
+                    return Ok(stream);
+                }
+                Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
+                Err(_) => {
+                    last = failure(
+                        ConnectFailure::Timeout,
+                        format!("{address} does not answer"),
+                    );
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn note(&self, result: &Result<(Stream, Identity), Refusal>) {
+        let state = match result {
+            Ok(_) => {
+                self.stats.connects.fetch_add(1, Ordering::Relaxed);
+                UpstreamState::Up
+            }
+            Err(refusal) => {
+                self.stats.connect_failures[refusal.cause as usize].fetch_add(1, Ordering::Relaxed);
+                if refusal.only_this_key || self.established.load(Ordering::Relaxed) > 0 {
+                    // The server is there; this connection is not to be had.
+                    tracing::debug!(
+                        cause = refusal.cause.as_str(),
+                        "connection refused: {}",
+                        refusal.message
+                    );
+                    return;
+                }
+                self.facts.fail();
+                UpstreamState::Down {
+                    cause: refusal.cause,
+                    message: refusal.message.clone(),
+                }
+            }
+        };
+        self.set_state(state);
+    }
+
+    /// Publishes a verdict; logs when it changes, once and not per command.
+    pub fn set_state(&self, new: UpstreamState) {
+        let mut state = self
+            .stats
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *state == new {
+            return;
+        }
+        match (&*state, &new) {
+            (_, UpstreamState::Down { cause, message }) => {
+                tracing::warn!(cause = cause.as_str(), address = %self.config.address, "upstream unreachable: {message}");
+            }
+            (_, UpstreamState::Up) => {
+                tracing::info!(address = %self.config.address, "upstream reachable");
+            }
+            (_, UpstreamState::Unknown) => {}
+        }
+        *state = new;
+    }
+}
+
+/// No delays, and a dead peer is noticed by the kernel too.
+fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10));
+    // A socket that refuses an option still works; it is only slower to notice a dead peer.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+/// One request and its reply; anything after the reply is a surplus.
+async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
+    let lost = |e: io::Error| match explain(&e) {
+        Some(refusal) => failure(refusal.cause(), refusal.to_string()),
+        None => failure(
+            ConnectFailure::Tcp,
+            format!("connection lost in the handshake: {e}"),
+        ),
+    };
+    let mut sent = 0;
+    while sent < request.len() {
+        sent += poll_fn(|cx| stream.poll_write(cx, &request[sent..]))
+            .await
+            .map_err(lost)?;
+    }
+    poll_fn(|cx| stream.poll_flush(cx)).await.map_err(lost)?;
+    let (mut scanner, mut frame, mut chunk) = (ReplyScanner::default(), Vec::new(), [0; 4096]);
+    loop {
+        let n = poll_fn(|cx| stream.poll_read(cx, &mut chunk))
+            .await
+            .map_err(lost)?;
+        if n == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let seen = frame.len();
+        frame.extend_from_slice(&chunk[..n]);
+        let malformed = |what: String| failure(ConnectFailure::Protocol, what);
+        match scanner.scan(&frame[seen..]).map_err(|e| malformed(e.0))? {
+            ReplyScan::Incomplete if frame.len() > MAX_HANDSHAKE_REPLY => {
+                return Err(malformed(
+                    "the upstream's greeting is too long for Redis".to_owned(),
+                ));
+            }
+            ReplyScan::Incomplete => {}
+            ReplyScan::Complete { consumed, .. } if seen + consumed == frame.len() => {
+                return reply::decode(&frame, scanner.depth()).map_err(|e| malformed(e.0));
+            }
+            ReplyScan::Complete { .. } => {
+                return Err(malformed("more than one reply to one request".to_owned()));
+            }
+        }
+    }
+}
+
+fn failure(cause: ConnectFailure, message: String) -> Refusal {
+    Refusal {
+        cause,
+        message,
+        only_this_key: false,
+    }
+}

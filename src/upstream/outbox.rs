@@ -1,0 +1,117 @@
+//! Bytes on their way to the server, kept until they are answered.
+//!
+//! One growing buffer: what is answered lies before `answered`, what was written to the socket before
+//! `written`, what waits behind it. Answered bytes stay until they are worth moving, so a busy
+//! connection appends and writes without allocating.
+
+/// Below this many answered bytes the buffer is not compacted.
+const COMPACT_AT: usize = 64 * 1024;
+/// An empty buffer larger than this is given back.
+const KEEP_CAPACITY: usize = 256 * 1024;
+
+/// The outgoing side of one upstream connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    buffer: Vec<u8>,
+    answered: usize,
+    written: usize,
+}
+
+impl Outbox {
+    /// Appends bytes behind all others.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What must be written next.
+    pub fn unwritten(&self) -> &[u8] {
+        &self.buffer[self.written..]
+    }
+
+    /// Notes that the first `n` unwritten bytes reached the socket.
+    pub fn handle_written(&mut self, n: usize) {
+        self.written += n;
+        debug_assert!(self.written <= self.buffer.len());
+    }
+
+    /// Bytes written and not answered.
+    pub fn unanswered_written(&self) -> usize {
+        self.written - self.answered
+    }
+
+    /// All bytes that are not answered, written or not.
+    pub fn unanswered(&self) -> &[u8] {
+        &self.buffer[self.answered..]
+    }
+
+    /// Forgets the first `n` unanswered bytes.
+    ///
+    /// Bytes that were never written are forgotten too: they will not be sent.
+    pub fn handle_answered(&mut self, n: usize) {
+        self.answered += n;
+        debug_assert!(self.answered <= self.buffer.len());
+        self.written = self.written.max(self.answered);
+        if self.answered == self.buffer.len() {
+            self.clear();
+        } else if self.answered >= COMPACT_AT && self.answered * 2 >= self.buffer.len() {
+            self.buffer.drain(..self.answered);
+            self.written -= self.answered;
+            self.answered = 0;
+        }
+    }
+
+    /// Replaces everything by bytes that are all still to be written.
+    pub fn reset(&mut self, unwritten: Vec<u8>) {
+        self.buffer = unwritten;
+        self.answered = 0;
+        self.written = 0;
+    }
+
+    fn clear(&mut self) {
+        self.buffer.clear();
+        if self.buffer.capacity() > KEEP_CAPACITY {
+            self.buffer = Vec::new();
+        }
+        self.answered = 0;
+        self.written = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_order_and_are_kept_until_answered() {
+        let mut outbox = Outbox::default();
+        outbox.push(b"abc");
+        outbox.handle_written(2);
+        outbox.push(b"def");
+        assert_eq!(outbox.unwritten(), b"cdef");
+        assert_eq!(outbox.unanswered(), b"abcdef");
+        outbox.handle_answered(1);
+        assert_eq!(outbox.unanswered_written(), 1);
+        outbox.handle_written(4);
+        outbox.handle_answered(5);
+        assert!(outbox.unanswered().is_empty() && outbox.unwritten().is_empty());
+    }
+
+    #[test]
+    fn forgetting_unwritten_bytes_unsends_them() {
+        let mut outbox = Outbox::default();
+        outbox.push(b"abcdef");
+        outbox.handle_answered(3);
+        assert_eq!(outbox.unwritten(), b"def");
+    }
+
+    #[test]
+    fn compaction_keeps_what_is_unanswered() {
+        let mut outbox = Outbox::default();
+        let block: Vec<u8> = (0..COMPACT_AT + 10).map(|i| i as u8).collect();
+        outbox.push(&block);
+        outbox.handle_written(COMPACT_AT + 5);
+        outbox.handle_answered(COMPACT_AT);
+        assert_eq!(outbox.unanswered(), &block[COMPACT_AT..]);
+        assert_eq!(outbox.unwritten(), &block[COMPACT_AT + 5..]);
+    }
+}

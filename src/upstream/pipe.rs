@@ -1,0 +1,403 @@
+//! The in-flight queue of one upstream connection: which command each reply answers.
+//!
+//! Commands enter in the order in which their bytes enter the [`Outbox`]; replies are matched by
+//! position alone. A *run* is a row of commands of one owner that entered together; its replies are
+//! handed over together. An owner that went away or got its error already leaves a tombstone: its run
+//! stays and swallows exactly the replies it is owed.
+//!
+//! No I/O and no clock: bytes and ticks come in as arguments.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::outbox::Outbox;
+use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
+
+/// Microseconds since the worker started.
+pub type Tick = u64;
+
+/// A reply longer than this is passed on in parts while it arrives; shorter ones only whole.
+pub const STREAM_ABOVE: usize = 64 * 1024;
+
+/// What happens to a run's replies on their way to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// Passed on byte for byte.
+    Pass,
+    /// `INFO`: gathered, then extended by Nearkey's own section.
+    Info,
+    /// Dropped: the client said `CLIENT REPLY OFF` or `SKIP`.
+    Discard,
+}
+
+/// A row of commands of one owner.
+#[derive(Debug)]
+pub struct Run<W> {
+    /// Whom the replies are for; `None` is a tombstone.
+    pub owner: Option<W>,
+    /// What happens to the replies.
+    pub handling: Handling,
+    /// Replies still owed.
+    pub owed: u32,
+    /// Bytes of the whole run in the outbox.
+    pub bytes: usize,
+    /// When the run entered.
+    pub since: Tick,
+    /// Its commands were sent before on a connection that was lost.
+    pub retried: bool,
+}
+
+/// A part of the input that belongs to one owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where in the input.
+    pub range: Range<usize>,
+    /// Replies that end within it.
+    pub completed: u32,
+    /// What the run asked for.
+    pub handling: Handling,
+    /// The run is answered with this piece.
+    pub last: bool,
+}
+
+/// What a connection received that cannot be matched to a command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Desync {
+    /// A reply that no command asked for.
+    Surplus,
+    /// Bytes that are no reply.
+    Malformed(String),
+}
+
+impl std::fmt::Display for Desync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Surplus => f.write_str("a reply that no command asked for"),
+            Self::Malformed(what) => write!(f, "a malformed reply: {what}"),
+        }
+    }
+}
+
+/// Counts of one call of [`Pipe::handle_input`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// Replies of living owners.
+    pub replies: u32,
+    /// Replies swallowed by tombstones.
+    pub late: u32,
+    /// Replies that are errors.
+    pub errors: u32,
+}
+
+/// The in-flight queue.
+#[derive(Debug)]
+pub struct Pipe<W> {
+    runs: VecDeque<Run<W>>,
+    scanner: ReplyScanner,
+    /// Part of the front reply was passed on already.
+    streaming: bool,
+    commands: usize,
+}
+
+impl<W> Default for Pipe<W> {
+    fn default() -> Self {
+        Self {
+            runs: VecDeque::new(),
+            scanner: ReplyScanner::default(),
+            streaming: false,
+            commands: 0,
+        }
+    }
+}
+
+impl<W> Pipe<W> {
+    /// Enters a run behind all others.
+    pub fn push(&mut self, run: Run<W>) {
+        debug_assert!(run.owed > 0);
+        self.commands += run.owed as usize;
+        self.runs.push_back(run);
+    }
+
+    /// No reply is owed.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Replies owed, tombstones included.
+    pub fn len(&self) -> usize {
+        self.commands
+    }
+
+    /// The oldest run.
+    pub fn front(&self) -> Option<&Run<W>> {
+        self.runs.front()
+    }
+
+    /// The oldest run has received a part of a reply that is not whole.
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
+    /// All runs, oldest first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Run<W>> {
+        self.runs.iter_mut()
+    }
+
+    /// Takes everything out, for a connection that is gone. The scanner starts afresh.
+    pub fn take(&mut self) -> VecDeque<Run<W>> {
+        self.scanner = ReplyScanner::default();
+        self.streaming = false;
+        self.commands = 0;
+        std::mem::take(&mut self.runs)
+    }
+
+    /// Takes the oldest run out; only right while none of its bytes were written.
+    pub fn pop_unsent(&mut self) -> Option<Run<W>> {
+        let run = self.runs.pop_front()?;
+        self.commands -= run.owed as usize;
+        Some(run)
+    }
+
+    /// Matches what the connection received.
+    ///
+    /// `input[..scanned]` was given before and kept because it ends in the middle of a reply;
+    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order.
+    /// Returns how much of `input` is done with; the caller keeps the rest.
+    ///
+    /// # Errors
+    /// The connection must be closed: nothing that follows can be matched.
+    pub fn handle_input(
+        &mut self,
+        input: &[u8],
+        scanned: usize,
+        outbox: &mut Outbox,
+        mut deliver: impl FnMut(&Run<W>, Piece),
+    ) -> Result<(usize, Fed), Desync> {
+        let mut fed = Fed::default();
+        let mut frame = 0; // where the current reply began, or the part not passed on
+        let mut start = 0; // where the current piece begins
+        let mut position = scanned;
+        let mut completed = 0;
+        while position < input.len() {
+            match self
+                .scanner
+                .scan(&input[position..])
+                .map_err(|e| Desync::Malformed(e.0))?
+            {
+                ReplyScan::Incomplete => position = input.len(),
+                ReplyScan::Complete { consumed, kind } => {
+                    position += consumed;
+                    if kind == ReplyKind::Push {
+                        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
+                        start = position;
+                    } else {
+                        let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
+                        self.streaming = false;
+                        completed += 1;
+                        fed.errors += u32::from(kind == ReplyKind::Error);
+                        if run.owed == completed {
+                            self.give(start..position, &mut completed, &mut fed, &mut deliver);
+                            start = position;
+                            self.finish_front(outbox)?;
+                        }
+                    }
+                    frame = position;
+                }
+            }
+        }
+        let mut end = frame;
+        if !self.scanner.is_idle() {
+            if self.scanner.is_push() {
+                end = position; // nobody on this connection listens to pushes
+            } else if self.runs.is_empty() {
+                return Err(Desync::Surplus);
+            } else if position - frame > STREAM_ABOVE || self.streaming {
+                self.streaming = true;
+                frame = position;
+                end = position;
+            }
+        }
+        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
+        Ok((end, fed))
+    }
+
+    /// Hands a piece of the front run to its owner.
+    fn give(
+        &mut self,
+        range: Range<usize>,
+        completed: &mut u32,
+        fed: &mut Fed,
+        deliver: &mut impl FnMut(&Run<W>, Piece),
+    ) {
+        let done = std::mem::take(completed);
+        if range.is_empty() {
+            return;
+        }
+        let Some(run) = self.runs.front_mut() else {
+            return;
+        };
+        run.owed -= done;
+        self.commands -= done as usize;
+        if run.owner.is_none() {
+            fed.late += done;
+            return;
+        }
+        fed.replies += done;
+        let piece = Piece {
+            range,
+            completed: done,
+            handling: run.handling,
+            last: run.owed == 0,
+        };
+        deliver(run, piece);
+    }
+
+    /// The front run is answered; that it was not written whole means that something else was.
+    fn finish_front(&mut self, outbox: &mut Outbox) -> Result<(), Desync> {
+        let Some(run) = self.runs.pop_front() else {
+            return Ok(());
+        };
+        if run.bytes > outbox.unanswered_written() {
+            return Err(Desync::Surplus);
+        }
+        outbox.handle_answered(run.bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(owner: u32, owed: u32) -> Run<u32> {
+        Run {
+            owner: Some(owner),
+            handling: Handling::Pass,
+            owed,
+            bytes: owed as usize,
+            since: 0,
+            retried: false,
+        }
+    }
+
+    /// What each owner got: bytes and completed replies.
+    type Got = Vec<(u32, Vec<u8>, u32)>;
+
+    /// Feeds `stream` in the given chunks and returns what each owner got, in order.
+    fn feed(pipe: &mut Pipe<u32>, stream: &[u8], cuts: &[usize]) -> Result<Got, Desync> {
+        let mut outbox = Outbox::default();
+        outbox.push(&[b'x'; 64]);
+        outbox.handle_written(64);
+        let mut got: Got = Vec::new();
+        let mut kept = Vec::new();
+        let mut start = 0;
+        for end in cuts.iter().copied().chain([stream.len()]) {
+            let scanned = kept.len();
+            kept.extend_from_slice(&stream[start..end]);
+            start = end;
+            let input = kept.clone();
+            let (consumed, _) = pipe.handle_input(&input, scanned, &mut outbox, |run, piece| {
+                let owner = run.owner.expect("only living owners are delivered to");
+                match got.last_mut() {
+                    Some((last, bytes, n)) if *last == owner => {
+                        bytes.extend_from_slice(&input[piece.range]);
+                        *n += piece.completed;
+                    }
+                    _ => got.push((owner, input[piece.range].to_vec(), piece.completed)),
+                }
+            })?;
+            kept.drain(..consumed);
+        }
+        Ok(got)
+    }
+
+    const STREAM: &[u8] =
+        b"+OK\r\n$3\r\none\r\n*2\r\n:1\r\n$-1\r\n>2\r\n+note\r\n+x\r\n-ERR no\r\n$2\r\nab\r\n";
+
+    #[test]
+    fn replies_reach_their_owners_wherever_the_stream_is_cut() {
+        for first in 0..=STREAM.len() {
+            for second in first..=STREAM.len() {
+                let mut pipe = Pipe::default();
+                for (owner, owed) in [(1, 2), (2, 1), (3, 1), (1, 1)] {
+                    pipe.push(run(owner, owed));
+                }
+                let got = feed(&mut pipe, STREAM, &[first, second]).expect("in step");
+                assert_eq!(
+                    got,
+                    [
+                        (1, b"+OK\r\n$3\r\none\r\n".to_vec(), 2),
+                        (2, b"*2\r\n:1\r\n$-1\r\n".to_vec(), 1),
+                        (3, b"-ERR no\r\n".to_vec(), 1),
+                        (1, b"$2\r\nab\r\n".to_vec(), 1),
+                    ],
+                    "cut at {first} and {second}"
+                );
+                assert!(pipe.is_empty() && pipe.commands == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_tombstone_swallows_exactly_the_replies_it_is_owed() {
+        let mut pipe = Pipe::default();
+        for (owner, owed) in [(1, 1), (2, 2), (3, 1)] {
+            pipe.push(run(owner, owed));
+        }
+        pipe.iter_mut().nth(1).expect("three runs").owner = None;
+        let got = feed(&mut pipe, b":1\r\n:2\r\n:3\r\n:4\r\n", &[5]).expect("in step");
+        assert_eq!(
+            got,
+            [(1, b":1\r\n".to_vec(), 1), (3, b":4\r\n".to_vec(), 1)]
+        );
+    }
+
+    #[test]
+    fn a_surplus_reply_is_a_desync_whole_or_not() {
+        let mut pipe = Pipe::default();
+        pipe.push(run(1, 1));
+        assert_eq!(feed(&mut pipe, b":1\r\n:2\r\n", &[]), Err(Desync::Surplus));
+        let mut pipe = Pipe::default();
+        assert_eq!(feed(&mut pipe, b"$10\r\nabc", &[]), Err(Desync::Surplus));
+    }
+
+    #[test]
+    fn a_malformed_reply_is_a_desync() {
+        let mut pipe = Pipe::default();
+        pipe.push(run(1, 1));
+        assert!(matches!(
+            feed(&mut pipe, b"?what\r\n", &[]),
+            Err(Desync::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn a_long_reply_streams_and_a_short_one_does_not() {
+        let mut long = format!("${}\r\n", 3 * STREAM_ABOVE).into_bytes();
+        long.resize(long.len() + 3 * STREAM_ABOVE, b'v');
+        long.extend_from_slice(b"\r\n+OK\r\n");
+        let mut pipe = Pipe::default();
+        pipe.push(run(1, 1));
+        pipe.push(run(2, 1));
+        let mut outbox = Outbox::default();
+        outbox.push(b"ab");
+        outbox.handle_written(2);
+        let half = &long[..2 * STREAM_ABOVE];
+        let mut delivered = 0;
+        let (consumed, _) = pipe
+            .handle_input(half, 0, &mut outbox, |_, piece| {
+                delivered += piece.range.len()
+            })
+            .expect("in step");
+        assert_eq!((consumed, delivered), (half.len(), half.len()));
+        assert!(pipe.is_streaming());
+        let rest = &long[half.len()..];
+        let mut ends = Vec::new();
+        pipe.handle_input(rest, 0, &mut outbox, |run, piece| {
+            ends.push((run.owner, piece.completed))
+        })
+        .expect("in step");
+        assert_eq!(ends, [(Some(1), 1), (Some(2), 1)]);
+        assert!(!pipe.is_streaming() && pipe.is_empty());
+    }
+}

@@ -1,0 +1,58 @@
+//! Whom replies are for, as seen by a connection.
+
+use std::time::Duration;
+
+use super::pipe::{Handling, Piece};
+
+/// Why commands will get no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Not sent: no connection within `queue_timeout`.
+    Unreachable(String),
+    /// Not sent: no permit within `lease_timeout`.
+    Busy(usize),
+    /// Not sent: the server does not have this database or protocol.
+    Refused(String),
+    /// Sent, and no reply within `command_timeout`.
+    Timeout(Duration),
+    /// Sent, perhaps executed, and the connection is gone.
+    Lost,
+    /// The connection went away in the middle of a reply that was partly passed on.
+    Torn,
+}
+
+/// Whom replies are for.
+pub trait ReplyTo: Clone + 'static {
+    /// Takes a part of the replies. May leave the bytes where they are until [`ReplyTo::flush`] if it
+    /// adds itself to `batch`.
+    fn deliver(&self, input: &[u8], piece: Piece, batch: &mut Vec<Self>);
+
+    /// All replies of this read have been delivered.
+    fn flush(&self, input: &[u8]);
+
+    /// `count` commands will get no reply.
+    fn fail(&self, failure: &Failure, count: u32, handling: Handling);
+
+    /// Equal for equal owners.
+    fn identity(&self) -> u64;
+
+    /// Bytes of replies that wait for a slow client.
+    fn backlog(&self) -> usize;
+
+    /// Bytes of replies that the client has taken so far.
+    fn taken(&self) -> u64;
+
+    /// The connection can take more commands again.
+    fn resume(&self);
+}
+
+/// Who a run belongs to.
+#[derive(Clone, Debug)]
+pub enum Owner<W> {
+    /// A client.
+    Client(W),
+    /// The proxy: a keepalive ping.
+    Ping,
+    /// The proxy: COMMAND.
+    Facts,
+}

@@ -1,0 +1,477 @@
+//! A connection while it is up: writes what was entered, matches what comes back, watches the clock.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::conn::{Conn, Core, Link, Role};
+use super::facts::{Facts, Identity, command_rows};
+use super::pipe::{Handling, Piece, Run, STREAM_ABOVE, Tick};
+use super::reply_to::{Failure, Owner, ReplyTo};
+use super::stream::Stream;
+use crate::resp::encode;
+use crate::resp::reply::{self, ReplyScan, ReplyScanner};
+
+/// Room for new bytes behind a reply that is not whole.
+const READ_ROOM: usize = 64 * 1024;
+
+/// While more than this waits for the client whose long reply is arriving, reading pauses...
+const PAUSE_ABOVE: usize = 1024 * 1024;
+/// ...unless the client takes less than this many bytes per millisecond: others share the connection.
+const PAUSE_RATE: u64 = 20 * 1024;
+/// ...after this long.
+const PAUSE_GRACE: Duration = Duration::from_millis(40);
+
+/// A shared connection must have been unused for this long before it is closed in favour of another.
+const IDLE_ENOUGH: Duration = Duration::from_millis(100);
+
+/// How long a closed connection is waited for.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// The reply to COMMAND may be this long.
+const MAX_FACTS: usize = 8 * 1024 * 1024;
+
+/// Why a connection is no longer served.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Unused, not wanted any more, or wanted by somebody else.
+    Closed,
+    /// Gone without being asked.
+    Lost(String),
+}
+
+/// A pause in reading, for the sake of one client's long reply.
+struct Pause {
+    since: Instant,
+    taken: u64,
+}
+
+/// Serves one connection until it ends.
+pub(super) struct Serving<W> {
+    conn: Rc<Conn<W>>,
+    stream: Stream,
+    input: Vec<u8>,
+    /// `input[..filled]` was received; all of it was scanned.
+    filled: usize,
+    unflushed: bool,
+    batch: Vec<W>,
+    pause: Option<Pause>,
+    /// A client that was found too slow to pause for, until it has caught up.
+    no_pause: Option<u64>,
+    timer: Pin<Box<Sleep>>,
+    wanted: Pin<Box<OwnedNotified>>,
+    /// How many calls for an idle connection `wanted` has heard.
+    heard_calls: Option<u64>,
+    now: Tick,
+}
+
+impl<W: ReplyTo> Serving<W> {
+    pub(super) fn new(conn: Rc<Conn<W>>, stream: Stream) -> Self {
+        let wanted = conn.link.dialer.budget.idle_wanted();
+        Self {
+            now: conn.link.now(),
+            stream,
+            input: vec![0; STREAM_ABOVE + READ_ROOM],
+            filled: 0,
+            unflushed: false,
+            batch: Vec::new(),
+            pause: None,
+            no_pause: None,
+            timer: Box::pin(sleep(Duration::ZERO)),
+            wanted: Box::pin(wanted),
+            heard_calls: None,
+            conn,
+        }
+    }
+
+    /// Closes the connection and waits until the server has closed it too, within limits: only then
+    /// does it no longer count there.
+    pub(super) async fn leave(mut self) {
+        let farewell = async {
+            poll_fn(|cx| self.stream.poll_shutdown(cx)).await?;
+            while poll_fn(|cx| self.stream.poll_read(cx, &mut self.input)).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        // A server that does not answer, or is gone, has nothing more to tell.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    /// Writes until the socket is full or nothing is left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut core = self.conn.core.borrow_mut();
+        while !core.outbox.unwritten().is_empty() {
+            match self.stream.poll_write(cx, core.outbox.unwritten()) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(n)) => {
+                    core.outbox.handle_written(n);
+                    if self.conn.role() == Role::Leased {
+                        core.outbox.handle_answered(n);
+                    }
+                    self.unflushed = true;
+                    self.conn
+                        .link
+                        .stats
+                        .counters
+                        .upstream_bytes_out
+                        .add(n as u64);
+                }
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Pending => break,
+            }
+        }
+        if self.unflushed
+            && let Poll::Ready(done) = self.stream.poll_flush(cx)
+        {
+            done?;
+            self.unflushed = false;
+        }
+        drop(core);
+        self.conn.make_room();
+        Ok(())
+    }
+
+    /// Reads once; true if something came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        if self.is_paused(cx) {
+            return Ok(false);
+        }
+        let start = self.filled;
+        loop {
+            match self.stream.poll_read(cx, &mut self.input[self.filled..]) {
+                // What came before the end is handed on first; the end is met again.
+                Poll::Ready(Ok(0) | Err(_)) if self.filled > start => break,
+                Poll::Ready(Ok(0)) => return Err(Ended::Lost("closed by the server".to_owned())),
+                Poll::Ready(Ok(n)) => self.filled += n,
+                Poll::Ready(Err(e)) => return Err(Ended::Lost(e.to_string())),
+                Poll::Pending => break,
+            }
+            if !self.stream.reads_in_records() || self.filled == self.input.len() {
+                break;
+            }
+        }
+        if self.filled == start {
+            return Ok(false);
+        }
+        self.now = self.conn.link.now();
+        self.handle_input(start)?;
+        Ok(true)
+    }
+
+    /// Hands on what came behind `scanned`.
+    fn handle_input(&mut self, scanned: usize) -> Result<(), Ended> {
+        let conn = self.conn.clone();
+        let link = &conn.link;
+        let counters = &link.stats.counters;
+        counters
+            .upstream_bytes_in
+            .add((self.filled - scanned) as u64);
+        let mut core = conn.core.borrow_mut();
+        let core = &mut *core;
+        core.last_heard = self.now;
+        let (now, batch, facts) = (self.now, &mut self.batch, &mut core.facts_reply);
+        let input = &self.input[..self.filled];
+        let (mut asked, mut latency) = (false, None);
+        let deliver = |run: &Run<Owner<W>>, piece: Piece| match &run.owner {
+            Some(Owner::Client(owner)) => {
+                if piece.completed > 0 {
+                    let waited = Duration::from_micros(now.saturating_sub(run.since));
+                    latency = Some(waited);
+                    link.stats
+                        .round_trip
+                        .record(waited, u64::from(piece.completed));
+                    counters.in_flight.sub(u64::from(piece.completed));
+                }
+                owner.deliver(input, piece, batch);
+            }
+            Some(Owner::Facts) => {
+                asked |= piece.last;
+                facts.extend_from_slice(&input[piece.range]);
+            }
+            Some(Owner::Ping) | None => {}
+        };
+        let done = core
+            .pipe
+            .handle_input(input, scanned, &mut core.outbox, deliver);
+        for owner in self.batch.drain(..) {
+            owner.flush(input);
+        }
+        let (consumed, fed) = done.map_err(|desync| {
+            counters.desyncs.add(1);
+            Ended::Lost(format!("the server sent {desync}"))
+        })?;
+        counters.late_replies.add(u64::from(fed.late));
+        counters.error_replies.add(u64::from(fed.errors));
+        if let Some(latency) = latency {
+            link.dialer
+                .stats
+                .latency_us
+                .store(latency.as_micros() as u64, Relaxed);
+        }
+        if asked {
+            learn(core, link);
+        } else if core.facts_reply.len() > MAX_FACTS {
+            return Err(Ended::Lost("the reply to COMMAND has no end".to_owned()));
+        }
+        self.input.copy_within(consumed..self.filled, 0);
+        self.filled -= consumed;
+        Ok(())
+    }
+
+    /// Reading waits for the client of the long reply that is arriving, if that is fair to the others.
+    fn is_paused(&mut self, cx: &mut Context<'_>) -> bool {
+        let core = self.conn.core.borrow();
+        let owner = match core.pipe.front().and_then(|run| run.owner.as_ref()) {
+            Some(Owner::Client(owner)) if core.pipe.is_streaming() => owner,
+            _ => {
+                self.pause = None;
+                return false;
+            }
+        };
+        let known_slow = self.no_pause == Some(owner.identity());
+        if owner.backlog() < PAUSE_ABOVE {
+            self.pause = None;
+            self.no_pause = self.no_pause.filter(|_| !known_slow);
+            return false;
+        }
+        if known_slow {
+            return false;
+        }
+        let now = Instant::now();
+        let pause = self.pause.get_or_insert_with(|| Pause {
+            since: now,
+            taken: owner.taken(),
+        });
+        let (elapsed, taken) = (now - pause.since, owner.taken().saturating_sub(pause.taken));
+        let fair = taken >= elapsed.as_millis() as u64 * PAUSE_RATE;
+        if self.conn.role() == Role::Shared && elapsed > PAUSE_GRACE && !fair {
+            self.no_pause = Some(owner.identity());
+            self.pause = None;
+            return false;
+        }
+        self.timer.as_mut().reset(now + PAUSE_GRACE);
+        let _ = self.timer.as_mut().poll(cx);
+        true
+    }
+
+    /// Looks at the clock when the timer says so, and sets it again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let config = &self.conn.link.dialer.config;
+        let slack = config.command_timeout / 8;
+        let busy = !self.conn.core.borrow().pipe.is_empty();
+        if busy && self.timer.deadline() > Instant::now() + slack + slack {
+            self.timer.as_mut().reset(Instant::now() + slack);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            self.now = self.conn.link.now();
+            let next = self.check_clock(slack)?;
+            self.timer
+                .as_mut()
+                .reset(Instant::now() + next.max(Duration::from_millis(1)));
+        }
+        Ok(())
+    }
+
+    /// What the clock demands; returns when it must be looked at again.
+    fn check_clock(&mut self, slack: Duration) -> Result<Duration, Ended> {
+        let config = &self.conn.link.dialer.config;
+        self.expire(config.command_timeout);
+        let core = self.conn.core.borrow();
+        let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
+        let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
+        if !core.pipe.is_empty() {
+            let owed = core
+                .pipe
+                .front()
+                .map_or(0, |run| self.now.saturating_sub(run.since));
+            if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout {
+                return Err(Ended::Lost(format!(
+                    "no byte for {:?}",
+                    config.stall_timeout
+                )));
+            }
+            return Ok(slack);
+        }
+        if !config.idle_timeout.is_zero() && unused >= config.idle_timeout {
+            return Err(Ended::Closed);
+        }
+        let mut next = Duration::from_secs(3600);
+        if !config.idle_timeout.is_zero() {
+            next = next.min(config.idle_timeout - unused);
+        }
+        if !config.keepalive.is_zero() {
+            if quiet >= config.keepalive {
+                drop(core);
+                self.ping();
+                return Ok(slack);
+            }
+            next = next.min(config.keepalive - quiet);
+        }
+        if self.conn.link.dialer.budget.is_wanted() {
+            next = next.min(IDLE_ENOUGH);
+        }
+        Ok(next)
+    }
+
+    /// Gives their error to the owners of commands that have waited too long; tombstones stay.
+    fn expire(&self, limit: Duration) {
+        let limit_us = limit.as_micros() as u64;
+        let mut expired = Vec::new();
+        {
+            let mut core = self.conn.core.borrow_mut();
+            let mut torn = core.pipe.is_streaming();
+            let heard = core.last_heard;
+            for run in core.pipe.iter_mut() {
+                // A reply that is arriving counts from its latest byte.
+                let since = if torn {
+                    run.since.max(heard)
+                } else {
+                    run.since
+                };
+                if self.now.saturating_sub(since) < limit_us {
+                    break;
+                }
+                if let Some(owner) = run.owner.take() {
+                    expired.push((
+                        Run {
+                            owner: Some(owner),
+                            ..*run
+                        },
+                        torn,
+                    ));
+                }
+                torn = false;
+            }
+        }
+        for (run, torn) in expired {
+            let failure = if torn {
+                Failure::Torn
+            } else {
+                Failure::Timeout(limit)
+            };
+            self.conn.fail_run(run, &failure);
+        }
+    }
+
+    fn ping(&mut self) {
+        let mut core = self.conn.core.borrow_mut();
+        push_own(&mut core, &self.conn.link, &[b"PING"], Owner::Ping);
+    }
+
+    /// Closes for the sake of somebody who waits for a permit, if nothing is lost by it.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let budget = &self.conn.link.dialer.budget;
+        let calls = budget.calls();
+        if self.heard_calls == Some(calls) && !budget.is_wanted() {
+            return Ok(());
+        }
+        self.heard_calls = Some(calls);
+        if self.wanted.as_mut().poll(cx).is_ready() {
+            self.wanted.set(budget.idle_wanted());
+            let _ = self.wanted.as_mut().poll(cx);
+            self.timer.as_mut().reset(Instant::now() + IDLE_ENOUGH);
+            let _ = self.timer.as_mut().poll(cx);
+        }
+        let core = self.conn.core.borrow();
+        let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
+        if core.pipe.is_empty() && unused >= IDLE_ENOUGH && budget.take_wish() {
+            return Err(Ended::Closed);
+        }
+        Ok(())
+    }
+
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            self.poll_write(cx)
+                .map_err(|e| Ended::Lost(e.to_string()))?;
+            if !self.poll_read(cx)? {
+                break;
+            }
+        }
+        self.poll_timer(cx)?;
+        self.poll_wanted(cx)?;
+        // The clock may have asked for a ping.
+        self.poll_write(cx)
+            .map_err(|e| Ended::Lost(e.to_string()))?;
+        if self.conn.is_closing() {
+            Err(Ended::Closed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl<W: ReplyTo> Future for Serving<W> {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = self.get_mut();
+        this.conn.register(cx.waker());
+        match this.poll_all(cx) {
+            Ok(()) => Poll::Pending,
+            Err(ended) => Poll::Ready(ended),
+        }
+    }
+}
+
+impl<W> Unpin for Serving<W> {}
+
+/// Enters a command of the proxy's own.
+fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[&[u8]], owner: Owner<W>) {
+    let mut bytes = Vec::new();
+    encode::command(&mut bytes, command);
+    core.outbox.push(&bytes);
+    core.pipe.push(Run {
+        owner: Some(owner),
+        handling: Handling::Pass,
+        owed: 1,
+        bytes: bytes.len(),
+        since: link.now(),
+        retried: true,
+    });
+    link.stats.counters.overhead_commands.add(1);
+}
+
+/// Asks the server for its commands if nobody has done so yet.
+pub(super) fn ask_facts<W>(core: &mut Core<W>, link: &Link, identity: Identity) {
+    if link.dialer.facts.begin() {
+        core.identity = identity;
+        core.facts_reply.clear();
+        push_own(core, link, &[b"COMMAND"], Owner::Facts);
+    }
+}
+
+/// Publishes what the server has said of itself.
+fn learn<W>(core: &mut Core<W>, link: &Link) {
+    let frame = std::mem::take(&mut core.facts_reply);
+    let mut scanner = ReplyScanner::default();
+    let whole = matches!(scanner.scan(&frame), Ok(ReplyScan::Complete { .. }));
+    let value = reply::decode(&frame, scanner.depth())
+        .ok()
+        .filter(|_| whole);
+    let rows = value.as_ref().map(command_rows).unwrap_or_default();
+    let builtin = link.dialer.table.clone();
+    let lists_commands = !rows.is_empty();
+    let table = if lists_commands {
+        builtin.extended(rows.into_iter()).into()
+    } else {
+        builtin
+    };
+    tracing::debug!(
+        commands = table.len(),
+        lists_commands,
+        "learned what the server has"
+    );
+    let identity = core.identity.clone();
+    link.dialer.facts.set(Facts {
+        identity,
+        lists_commands,
+        table,
+    });
+}

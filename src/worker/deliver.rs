@@ -1,0 +1,169 @@
+//! Replies on their way to a client: written by the task that has them.
+
+use std::io;
+use std::ops::Range;
+
+use super::client::{Client, Inner, Stage};
+use super::info;
+use crate::session::errors;
+use crate::upstream::OnLostReply;
+use crate::upstream::pipe::{Handling, Piece};
+use crate::upstream::reply_to::Failure;
+
+impl Client {
+    /// Takes a part of the replies; true if [`Client::flush`] must be called for it.
+    pub fn deliver(&self, input: &[u8], piece: Piece) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.stage == Stage::Broken {
+            return false;
+        }
+        if inner.session.is_streaming() {
+            // The server has answered a request that was still being sent: they are out of step.
+            inner.stage = Stage::Closing;
+            inner.output.extend_from_slice(&input[piece.range]);
+            return !self.batched.replace(true);
+        }
+        match piece.handling {
+            Handling::Discard => inner
+                .session
+                .handle_replies(piece.completed, &mut inner.output),
+            Handling::Info => self.gather(inner, &input[piece.range], piece.completed),
+            Handling::Pass => self.pass(inner, input, piece.range, piece.completed),
+        }
+        !self.batched.replace(true)
+    }
+
+    /// The first row of replies stays where it is if it can be written from there.
+    fn pass(&self, inner: &mut Inner, input: &[u8], range: Range<usize>, completed: u32) {
+        if !self.batched.get()
+            && inner.output.is_empty()
+            && !inner.session.pending().releases(completed)
+        {
+            self.direct.set((range.start as u32, range.end as u32));
+        } else {
+            self.copy_direct(inner, input);
+            inner.output.extend_from_slice(&input[range]);
+        }
+        inner.session.handle_replies(completed, &mut inner.output);
+    }
+
+    fn gather(&self, inner: &mut Inner, part: &[u8], completed: u32) {
+        let gathered = inner.gathered.get_or_insert_default();
+        gathered.extend_from_slice(part);
+        if completed > 0 {
+            let reply = std::mem::take(gathered);
+            inner.gathered = None;
+            inner
+                .output
+                .extend_from_slice(&info::extend(&reply, &self.worker));
+            inner.session.handle_replies(completed, &mut inner.output);
+        }
+    }
+
+    fn copy_direct(&self, inner: &mut Inner, input: &[u8]) {
+        let (start, end) = self.direct.take();
+        inner
+            .output
+            .extend_from_slice(&input[start as usize..end as usize]);
+    }
+
+    /// Writes what [`Client::deliver`] took, straight from where it lies if the socket takes it.
+    pub fn flush(&self, input: &[u8]) {
+        self.batched.set(false);
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let (start, end) = self.direct.take();
+        if inner.output.is_empty() {
+            let reply = &input[start as usize..end as usize];
+            let written = self.note_write(inner, self.stream.write_now(reply));
+            inner.output.extend_from_slice(&reply[written..]);
+        } else {
+            inner
+                .output
+                .extend_from_slice(&input[start as usize..end as usize]);
+            let written = self.stream.write_now(&inner.output[inner.written..]);
+            inner.written += self.note_write(inner, written);
+            inner.trim_output();
+        }
+        self.check_output(inner);
+        if inner.wants_task() || self.stream.needs_flush() {
+            self.wake();
+        }
+    }
+
+    /// Counts what a write took; an error ends the client.
+    pub(super) fn note_write(&self, inner: &mut Inner, written: io::Result<usize>) -> usize {
+        match written {
+            Ok(n) => {
+                inner.taken += n as u64;
+                self.worker.stats.counters.client_bytes_out.add(n as u64);
+                n
+            }
+            Err(_) => {
+                inner.stage = Stage::Broken;
+                self.wake();
+                0
+            }
+        }
+    }
+
+    /// Cuts a client that lets too much wait.
+    pub(super) fn check_output(&self, inner: &mut Inner) {
+        let waiting = inner.output.len() - inner.written;
+        if waiting > self.worker.limits.client_output && inner.stage != Stage::Broken {
+            tracing::warn!(
+                client = self.id,
+                waiting,
+                limit = self.worker.limits.client_output,
+                "client closed: it does not read its replies (listen.client_output_limit)"
+            );
+            self.worker.stats.counters.clients_cut_output.add(1);
+            inner.stage = Stage::Broken;
+            inner.output = Vec::new();
+            inner.written = 0;
+            self.wake();
+        }
+    }
+
+    /// `count` commands will get no reply from the server.
+    pub fn fail(&self, failure: &Failure, count: u32, handling: Handling) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.stage == Stage::Broken {
+            return;
+        }
+        let close = self.worker.limits.on_lost_reply == OnLostReply::Close;
+        match failure {
+            Failure::Torn => inner.stage = Stage::Broken,
+            Failure::Lost if close || inner.gathered.is_some() => {
+                self.worker.stats.counters.clients_closed_lost_reply.add(1);
+                inner.stage = Stage::Broken;
+            }
+            _ if inner.session.is_streaming() => inner.session.abort_large(&error_text(failure)),
+            _ => {
+                inner.gathered = None;
+                let visible = handling != Handling::Discard;
+                inner.session.handle_failure(
+                    count,
+                    &error_text(failure),
+                    visible,
+                    &mut inner.output,
+                );
+                self.check_output(inner);
+            }
+        }
+        self.wake();
+    }
+}
+
+/// What a client reads when its commands get no reply.
+pub(super) fn error_text(failure: &Failure) -> String {
+    match failure {
+        Failure::Unreachable(cause) => errors::unreachable(cause),
+        Failure::Busy(max) => errors::busy(*max),
+        Failure::Refused(text) => text.clone(),
+        Failure::Timeout(limit) => errors::timeout(*limit),
+        Failure::Lost | Failure::Torn => errors::LOST.to_owned(),
+    }
+}

@@ -1,0 +1,329 @@
+//! One worker: a thread with its clients and its share of the upstream connections.
+//!
+//! Everything here belongs to one thread; workers speak to each other by [`Mail`] alone.
+
+pub mod client;
+mod deliver;
+mod info;
+mod lanes;
+mod leases;
+mod queries;
+mod remote;
+mod route;
+mod target;
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use self::client::{Client, ClientTask};
+pub use self::lanes::Directory;
+use self::lanes::{Lane, LaneId};
+use self::leases::Leases;
+use self::remote::{Event, GaugeHandle, Handed, Outlet};
+use crate::commands::CommandTable;
+use crate::downstream::stream::Stream;
+use crate::proxy::Dealt;
+use crate::resp::Protocol;
+use crate::session::Settings;
+use crate::stats::{Counters, WorkerStats};
+use crate::upstream::conn::Link;
+use crate::upstream::{LaneKey, OnLostReply};
+
+/// Clients are read into a buffer of this size, one for all clients of a worker.
+const SCRATCH: usize = 64 * 1024;
+
+/// How often silent clients are looked for, at most and at least.
+const MIN_SWEEP: Duration = Duration::from_millis(50);
+const MAX_SWEEP: Duration = Duration::from_secs(10);
+
+/// Limits that the drivers of clients look at.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `listen.client_output_limit`
+    pub client_output: usize,
+    /// `upstream.on_lost_reply`
+    pub on_lost_reply: OnLostReply,
+    /// The unix socket's path, for CLIENT LIST.
+    pub unix_path: String,
+}
+
+/// Something to do on another worker's thread.
+pub type Visit = Box<dyn FnOnce(&Rc<Worker>) + Send>;
+
+/// What workers send each other.
+pub enum Mail {
+    /// Commands for a lane that the receiver owns.
+    Commands {
+        /// Which lane.
+        lane: LaneId,
+        /// Who sends them and gets the replies.
+        from: usize,
+        /// All commands, one behind the other.
+        bytes: Vec<u8>,
+        /// How they belong together.
+        runs: Vec<Handed>,
+        /// How slow the readers are.
+        gauge: GaugeHandle,
+    },
+    /// Replies to commands that the receiver handed over.
+    Replies {
+        /// Which lane.
+        lane: LaneId,
+        /// All reply bytes, one behind the other.
+        bytes: Vec<u8>,
+        /// Whose they are, and failures.
+        events: Vec<Event>,
+    },
+    /// Open a lane that the receiver owns.
+    Open(LaneId),
+    /// Call this on the receiver's thread.
+    Visit(Visit),
+}
+
+impl fmt::Debug for Mail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commands { .. } => "Commands",
+            Self::Replies { .. } => "Replies",
+            Self::Open(_) => "Open",
+            Self::Visit(_) => "Visit",
+        })
+    }
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number, from zero.
+    pub index: usize,
+    /// Settings of sessions.
+    pub settings: Arc<Settings>,
+    /// Limits of clients.
+    pub limits: Limits,
+    /// The way to the upstream.
+    pub link: Link,
+    /// All lanes of the process.
+    pub directory: Arc<Directory>,
+    /// Where to send mail, by worker.
+    pub mailboxes: Vec<UnboundedSender<Mail>>,
+    /// Counters of all workers.
+    pub all_stats: Vec<Arc<WorkerStats>>,
+    /// Clients dealt to each worker and not gone yet.
+    pub loads: Arc<[AtomicUsize]>,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) index: usize,
+    settings: Arc<Settings>,
+    limits: Limits,
+    link: Rc<Link>,
+    stats: Arc<WorkerStats>,
+    directory: Arc<Directory>,
+    mailboxes: Vec<UnboundedSender<Mail>>,
+    all_stats: Vec<Arc<WorkerStats>>,
+    loads: Arc<[AtomicUsize]>,
+    table: RefCell<Arc<CommandTable>>,
+    table_version: Cell<u64>,
+    clients: RefCell<Slab<Rc<Client>>>,
+    lanes: RefCell<HashMap<LaneId, Lane>>,
+    outlets: RefCell<HashMap<(LaneId, usize), Rc<Outlet>>>,
+    leases: Leases,
+    scratch: RefCell<Box<[u8]>>,
+}
+
+impl Worker {
+    /// A worker without clients.
+    pub fn new(parts: Parts) -> Rc<Self> {
+        Rc::new(Self {
+            index: parts.index,
+            settings: parts.settings,
+            limits: parts.limits,
+            stats: parts.link.stats.clone(),
+            table: RefCell::new(parts.link.dialer.table.clone()),
+            link: Rc::new(parts.link),
+            directory: parts.directory,
+            mailboxes: parts.mailboxes,
+            all_stats: parts.all_stats,
+            loads: parts.loads,
+            table_version: Cell::new(0),
+            clients: RefCell::default(),
+            lanes: RefCell::default(),
+            outlets: RefCell::default(),
+            leases: Leases::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+        })
+    }
+
+    /// Takes a client in and starts its task.
+    pub fn admit(self: &Rc<Self>, stream: Stream, id: u64, dealt: Dealt) {
+        let client = Client::new(self.clone(), stream, id);
+        dealt.pass_on();
+        self.stats.counters.clients.add(1);
+        self.stats.counters.clients_accepted.add(1);
+        let slot = self.clients.borrow_mut().insert(client.clone());
+        client.slot.set(slot);
+        tokio::task::spawn_local(ClientTask(client));
+    }
+
+    /// Forgets a client that is gone.
+    fn remove(&self, client: &Client) {
+        let slot = client.slot.replace(usize::MAX);
+        let gone = self.clients.borrow_mut().try_remove(slot);
+        drop(gone);
+        self.stats.counters.clients.sub(1);
+        self.loads[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Clients of this worker.
+    pub fn clients_now(&self) -> usize {
+        self.clients.borrow().len()
+    }
+
+    /// All clients of this worker.
+    pub fn all_clients(&self) -> Vec<Rc<Client>> {
+        self.clients
+            .borrow()
+            .iter()
+            .map(|(_, client)| client.clone())
+            .collect()
+    }
+
+    /// No client has anything in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.clients
+            .borrow()
+            .iter()
+            .all(|(_, client)| client.is_quiet())
+    }
+
+    /// Counters of this worker.
+    pub fn counters(&self) -> &Counters {
+        &self.stats.counters
+    }
+
+    /// Lets all clients go once what they are owed has left.
+    pub fn close_all_gently(&self) {
+        for client in self.all_clients() {
+            client.kill(true);
+        }
+    }
+
+    /// Opens the connection that most clients would use.
+    pub fn open_default(self: &Rc<Self>) {
+        lanes::find(
+            self,
+            LaneId {
+                key: self.default_key(),
+                index: 0,
+            },
+        )
+        .open(self);
+    }
+
+    /// The command table in force.
+    fn table(&self) -> Ref<'_, Arc<CommandTable>> {
+        let version = self.link.dialer.facts.version();
+        if version != self.table_version.get()
+            && let Some(facts) = self.link.dialer.facts.get()
+        {
+            *self.table.borrow_mut() = facts.table.clone();
+            self.table_version.set(version);
+        }
+        self.table.borrow()
+    }
+
+    /// The table in force is not the one that comes with the facts known now.
+    fn table_is_old(&self) -> bool {
+        self.link.dialer.facts.version() != self.table_version.get()
+    }
+
+    /// Closes clients that have been silent for longer than `limit`, until the process ends.
+    pub async fn close_silent(self: Rc<Self>, limit: Duration) {
+        loop {
+            tokio::time::sleep((limit / 4).clamp(MIN_SWEEP, MAX_SWEEP)).await;
+            let now = self.link.now();
+            for client in self.all_clients() {
+                let silent = Duration::from_micros(now.saturating_sub(client.last_active.get()));
+                if silent >= limit && client.is_quiet() {
+                    client.kill(true);
+                }
+            }
+        }
+    }
+
+    /// Where a client is before it says SELECT or HELLO.
+    fn default_key(&self) -> LaneKey {
+        LaneKey {
+            db: self.settings.database,
+            protocol: Protocol::Resp2,
+        }
+    }
+
+    /// The number of workers.
+    fn peers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Sends mail to a worker; one that is gone needs none.
+    fn send(&self, to: usize, mail: Mail) {
+        let _ = self.mailboxes[to].send(mail);
+    }
+
+    /// Reads the worker's mail until all senders are gone.
+    pub async fn read_mail(self: Rc<Self>, mut mailbox: UnboundedReceiver<Mail>) {
+        let mut letters = Vec::new();
+        while mailbox.recv_many(&mut letters, 64).await > 0 {
+            for mail in letters.drain(..) {
+                self.handle_mail(mail);
+            }
+        }
+    }
+
+    fn handle_mail(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Visit(visit) => visit(self),
+            Mail::Open(id) => lanes::find(self, id).open(self),
+            Mail::Replies {
+                lane,
+                bytes,
+                events,
+            } => {
+                if let Lane::Remote(lane) = lanes::find(self, lane) {
+                    lane.handle_replies(&bytes, &events);
+                }
+            }
+            Mail::Commands {
+                lane: id,
+                from,
+                bytes,
+                runs,
+                gauge,
+            } => {
+                let Lane::Local(lane) = lanes::find(self, id) else {
+                    return;
+                };
+                let outlet = self
+                    .outlets
+                    .borrow_mut()
+                    .entry((id, from))
+                    .or_insert_with(|| Outlet::new(self.clone(), id, from, gauge))
+                    .clone();
+                let now = self.link.now();
+                for (range, count, handling, target) in outlet.runs(runs) {
+                    lane.conn
+                        .enqueue(&bytes[range], count, handling, target, now);
+                }
+            }
+        }
+    }
+}

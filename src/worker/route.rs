@@ -1,0 +1,198 @@
+//! What a session asks of the outside, answered for one client.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::Worker;
+use super::client::{Client, Inner};
+use super::lanes::{self, Lane, LaneId};
+use super::queries;
+use super::target::Target;
+use crate::resp::Protocol;
+use crate::session::{Query, Router, errors};
+use crate::upstream::LaneKey;
+use crate::upstream::conn::Conn;
+use crate::upstream::facts::Facts;
+use crate::upstream::pipe::Handling;
+use crate::upstream::reply_to::Failure;
+
+/// The connections a client is attached to.
+#[derive(Debug, Default)]
+pub struct Attached {
+    /// The shared connection of its commands.
+    pub lane: Option<Lane>,
+    /// The directory's epoch when the lane was chosen.
+    lane_epoch: u64,
+    /// The connection of a large request.
+    pub lease: Option<Rc<Conn<Target>>>,
+    asked: Option<Box<Asked>>,
+}
+
+impl Attached {
+    /// The client goes.
+    pub fn leave(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            lane.detach();
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.close();
+        }
+    }
+}
+
+/// A question that is being answered by all workers.
+#[derive(Debug)]
+pub struct Asked {
+    query: Query,
+    answer: Rc<queries::Gathering>,
+}
+
+/// The way out for one client while its session is fed.
+pub struct Route<'a> {
+    pub(super) client: &'a Rc<Client>,
+    pub(super) attached: &'a mut Attached,
+    /// Nothing was in flight when the feed began.
+    pub(super) may_move: bool,
+}
+
+impl Route<'_> {
+    fn lane(&mut self, key: LaneKey) -> &Lane {
+        let worker = &self.client.worker;
+        let epoch = worker.directory.epoch();
+        let stale = match &self.attached.lane {
+            None => true,
+            Some(lane) => lane.key() != key || (self.may_move && self.attached.lane_epoch != epoch),
+        };
+        if stale {
+            let current = self.attached.lane.take();
+            self.attached.lane = Some(lanes::choose(worker, key, current));
+            self.attached.lane_epoch = epoch;
+        }
+        self.may_move = false;
+        self.attached
+            .lane
+            .get_or_insert_with(|| lanes::choose(worker, key, None))
+    }
+}
+
+impl Router for Route<'_> {
+    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, handling: Handling) {
+        let client = self.client;
+        client
+            .worker
+            .stats
+            .counters
+            .commands_shared
+            .add(u64::from(count));
+        self.lane(key).enqueue(commands, count, handling, client);
+    }
+
+    fn poll_facts(&mut self, key: LaneKey) -> Poll<Option<Arc<Facts>>> {
+        let worker = &self.client.worker;
+        let waker = self.client.waker();
+        if let Poll::Ready(facts) = worker.link.dialer.facts.poll(&waker) {
+            if worker.table_is_old() {
+                waker.wake(); // the next feed sees the new table
+            }
+            return Poll::Ready(facts);
+        }
+        // The connection that opens next asks the server: the one that is needed anyway.
+        let lane = lanes::find(worker, LaneId { key, index: 0 });
+        match lane.status().poll_open(&waker, || lane.open(worker)) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            // It was asked when it opened, and did not answer.
+            Poll::Ready(Ok(())) if !worker.link.dialer.facts.is_asking() => Poll::Ready(None),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_select(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
+        let worker = &self.client.worker;
+        if key.db == worker.settings.database {
+            return Poll::Ready(Ok(()));
+        }
+        let lane = lanes::find(worker, LaneId { key, index: 0 });
+        lane.status()
+            .poll_open(&self.client.waker(), || lane.open(worker))
+            .map_err(|failure| super::deliver::error_text(&failure))
+    }
+
+    fn poll_resp3(&mut self, db: u32) -> Poll<bool> {
+        let worker = &self.client.worker;
+        let key = LaneKey {
+            db,
+            protocol: Protocol::Resp3,
+        };
+        let lane = lanes::find(worker, LaneId { key, index: 0 });
+        let opened = lane
+            .status()
+            .poll_open(&self.client.waker(), || lane.open(worker));
+        opened.map(|result| !matches!(result, Err(Failure::Refused(_))))
+    }
+
+    fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>> {
+        let asked = match self.attached.asked.take() {
+            Some(asked) if asked.query == *query => asked,
+            _ => {
+                let answer = queries::ask(self.client, query);
+                Box::new(Asked {
+                    query: query.clone(),
+                    answer,
+                })
+            }
+        };
+        match asked.answer.take() {
+            Some(reply) => Poll::Ready(reply),
+            None => {
+                self.attached.asked = Some(asked);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
+        let worker = &self.client.worker;
+        let other = self.attached.lease.take_if(|lease| lease.key() != key);
+        if let Some(other) = other {
+            worker.leases.give_back(other);
+        }
+        let lease = self
+            .attached
+            .lease
+            .get_or_insert_with(|| worker.leases.take(worker, key));
+        match lease.poll_open(&self.client.waker()) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => {
+                worker.stats.counters.commands_leased.add(1);
+                lease.begin_stream(Target::Client(self.client.clone()));
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(failure)) => {
+                self.attached.lease = None;
+                Poll::Ready(Err(lease_error(&failure)))
+            }
+        }
+    }
+
+    fn stream(&mut self, part: &[u8], end: Option<Handling>) {
+        if let Some(lease) = &self.attached.lease {
+            lease.stream(part, end, self.client.worker.link.now());
+        }
+    }
+}
+
+fn lease_error(failure: &Failure) -> String {
+    match failure {
+        Failure::Busy(max) => errors::busy(*max),
+        failure => super::deliver::error_text(failure),
+    }
+}
+
+/// Gives a leased connection back once its one request is answered.
+pub(super) fn return_lease(worker: &Rc<Worker>, inner: &mut Inner) {
+    let idle = !inner.session.is_streaming() && inner.session.pending().owed() == 0 && !inner.held;
+    if idle && let Some(lease) = inner.attached.lease.take() {
+        worker.leases.give_back(lease);
+    }
+}
