@@ -4,6 +4,9 @@
 //! `written`, what waits behind it. Answered bytes stay until they are worth moving, so a busy
 //! connection appends and writes without allocating.
 
+use std::io;
+use std::task::Poll;
+
 /// Below this many answered bytes the buffer is not compacted.
 const COMPACT_AT: usize = 64 * 1024;
 /// An empty buffer larger than this is given back.
@@ -32,6 +35,37 @@ impl Outbox {
     pub fn handle_written(&mut self, n: usize) {
         self.written += n;
         debug_assert!(self.written <= self.buffer.len());
+    }
+
+    /// Offers what is unwritten to `write` until it takes no more; returns how many bytes have left.
+    ///
+    /// `fails_late` says that a failing `write` may have sent some of what it was offered. All of that
+    /// then counts as written: what may have reached the server is not sent again.
+    ///
+    /// # Errors
+    /// Those of `write`; taking nothing is one.
+    pub fn write_out(
+        &mut self,
+        fails_late: bool,
+        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> io::Result<usize> {
+        let before = self.written;
+        while !self.unwritten().is_empty() {
+            let e = match write(self.unwritten()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
+                Poll::Ready(Ok(n)) => {
+                    self.handle_written(n);
+                    continue;
+                }
+                Poll::Ready(Err(e)) => e,
+            };
+            if fails_late {
+                self.handle_written(self.unwritten().len());
+            }
+            return Err(e);
+        }
+        Ok(self.written - before)
     }
 
     /// Bytes written and not answered.
@@ -94,6 +128,21 @@ mod tests {
         outbox.handle_written(4);
         outbox.handle_answered(5);
         assert!(outbox.unanswered().is_empty() && outbox.unwritten().is_empty());
+    }
+
+    #[test]
+    fn what_a_failed_write_may_have_sent_counts_as_written() {
+        for (fails_late, written) in [(false, 2), (true, 6)] {
+            let mut outbox = Outbox::default();
+            outbox.push(b"abcdef");
+            let mut results = [Ok(2), Err(io::ErrorKind::BrokenPipe.into())].into_iter();
+            let done = outbox.write_out(fails_late, |_| match results.next() {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            });
+            assert!(done.is_err());
+            assert_eq!(outbox.unanswered_written(), written);
+        }
     }
 
     #[test]

@@ -106,25 +106,17 @@ impl<W: ReplyTo> Serving<W> {
     /// Writes until the socket is full or nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut core = self.conn.core.borrow_mut();
-        while !core.outbox.unwritten().is_empty() {
-            match self.stream.poll_write(cx, core.outbox.unwritten()) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(n)) => {
-                    core.outbox.handle_written(n);
-                    if self.conn.role() == Role::Leased {
-                        core.outbox.handle_answered(n);
-                    }
-                    self.unflushed = true;
-                    self.conn
-                        .link
-                        .stats
-                        .counters
-                        .upstream_bytes_out
-                        .add(n as u64);
-                }
-                Poll::Ready(Err(e)) => return Err(e),
-                Poll::Pending => break,
+        let stream = &mut self.stream;
+        let n = core
+            .outbox
+            .write_out(stream.fails_late(), |bytes| stream.poll_write(cx, bytes))?;
+        if n > 0 {
+            if self.conn.role() == Role::Leased {
+                core.outbox.handle_answered(n);
             }
+            self.unflushed = true;
+            let counters = &self.conn.link.stats.counters;
+            counters.upstream_bytes_out.add(n as u64);
         }
         if self.unflushed
             && let Poll::Ready(done) = self.stream.poll_flush(cx)

@@ -62,6 +62,12 @@ impl Stream {
         }
     }
 
+    /// True where a write that fails may have sent some of its bytes: a failing record of TLS says
+    /// nothing of the records before it.
+    pub fn fails_late(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// True where one read returns less than the socket holds.
     pub fn reads_in_records(&self) -> bool {
         matches!(self, Self::Tls(_))

@@ -91,10 +91,10 @@ async def talk(proxy, n, end, tally):
                     if kind == "count":
                         tally.acknowledged[n] = tally.acknowledged.get(n, 0) + 1
                     tally.checked += 1
-        except (OSError, asyncio.IncompleteReadError):
-            tally.closed += 1
         except asyncio.TimeoutError:
             tally.wrong.append((n, "no answer and no end within 30 s"))
+        except (OSError, asyncio.IncompleteReadError):
+            tally.closed += 1
         finally:
             lost = sum(kind == "count" for kind, _ in pending)
             tally.unknown[n] = tally.unknown.get(n, 0) + lost
