@@ -88,7 +88,7 @@ impl Session {
             ReplyMode::On => Handling::Pass,
             _ => Handling::Discard,
         };
-        self.forward(command, 1, handling, router);
+        self.forward(command, 1, handling.into(), router);
         Verdict::Done
     }
 
@@ -119,7 +119,7 @@ impl Session {
         } else {
             Handling::Discard
         };
-        router.stream(command, Some(handling));
+        router.forward_leased(command, 1, handling.into());
         Verdict::Done
     }
 

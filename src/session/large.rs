@@ -38,6 +38,7 @@ impl Session {
                         self.must_drain = false;
                         self.last_command = spec.id();
                         self.mode = Mode::Streaming;
+                        router.begin_stream();
                     }
                     Poll::Ready(Err(text)) => self.discard(&text),
                 }

@@ -25,8 +25,8 @@ pub use router::{Env, Router, Settings};
 use crate::commands::{Class, CommandId, Spec};
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
-use crate::upstream::LaneKey;
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::{Handling, Terms};
+use crate::upstream::{IdentityId, LaneKey};
 
 /// How far [`Session::feed`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,7 @@ impl Session {
             key: LaneKey {
                 db: settings.database,
                 protocol: Protocol::Resp2,
+                identity: IdentityId::OWN,
             },
             must_drain: false,
             authenticated: settings.password.is_none(),
@@ -160,6 +161,11 @@ impl Session {
     /// A large request is on its way to the leased connection.
     pub fn is_streaming(&self) -> bool {
         matches!(self.mode, Mode::Streaming)
+    }
+
+    /// The leased connection is needed beyond what is in flight.
+    pub fn needs_lease(&self) -> bool {
+        self.is_streaming()
     }
 
     /// Names the client gave itself.
@@ -305,7 +311,12 @@ impl Session {
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
         if row.count > 0 {
-            self.forward(&input[row.start..end], row.count, Handling::Pass, router);
+            self.forward(
+                &input[row.start..end],
+                row.count,
+                Handling::Pass.into(),
+                router,
+            );
         }
         *row = Row {
             start: end,
@@ -313,9 +324,9 @@ impl Session {
         };
     }
 
-    fn forward<R: Router>(&mut self, bytes: &[u8], n: u32, handling: Handling, router: &mut R) {
-        self.pending.expect(n);
-        router.forward(self.key, bytes, n, handling);
+    fn forward<R: Router>(&mut self, bytes: &[u8], n: u32, terms: Terms, router: &mut R) {
+        self.pending.expect(n - terms.hidden);
+        router.forward(self.key, bytes, n, terms);
     }
 
     fn refuse_request(&mut self, e: RequestError, out: &mut Vec<u8>, env: &Env<'_>) -> Status {

@@ -13,7 +13,10 @@ use crate::upstream::facts::Identity;
 /// Plays upstream and proxy: notes what is forwarded, answers what it is told to answer.
 #[derive(Default)]
 struct Script {
-    forwarded: Vec<(LaneKey, Vec<u8>, u32, Handling)>,
+    forwarded: Vec<(LaneKey, Vec<u8>, u32, Terms)>,
+    leased: Vec<(Vec<u8>, u32, Terms)>,
+    tainted: bool,
+    lines: bool,
     streamed: Vec<u8>,
     stream_end: Option<Handling>,
     facts: Option<Option<Arc<Facts>>>,
@@ -24,9 +27,8 @@ struct Script {
 }
 
 impl Router for Script {
-    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, handling: Handling) {
-        self.forwarded
-            .push((key, commands.to_vec(), count, handling));
+    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {
+        self.forwarded.push((key, commands.to_vec(), count, terms));
     }
 
     fn poll_facts(&mut self, _: LaneKey) -> Poll<Option<Arc<Facts>>> {
@@ -41,7 +43,7 @@ impl Router for Script {
         })
     }
 
-    fn poll_resp3(&mut self, _: u32) -> Poll<bool> {
+    fn poll_resp3(&mut self, _: LaneKey) -> Poll<bool> {
         Poll::Ready(!self.no_resp3)
     }
 
@@ -52,6 +54,20 @@ impl Router for Script {
     fn poll_lease(&mut self, _: LaneKey) -> Poll<Result<(), String>> {
         self.lease.clone().map_or(Poll::Pending, Poll::Ready)
     }
+
+    fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
+        self.leased.push((commands.to_vec(), count, terms));
+    }
+
+    fn taint_lease(&mut self) {
+        self.tainted = true;
+    }
+
+    fn expect_lines(&mut self) {
+        self.lines = true;
+    }
+
+    fn begin_stream(&mut self) {}
 
     fn stream(&mut self, part: &[u8], end: Option<Handling>) {
         self.streamed.extend_from_slice(part);
@@ -343,7 +359,12 @@ fn client_reply_drops_replies_of_local_and_forwarded_commands() {
     bench.say(script(&["CLIENT REPLY SKIP", "PING", "PING"]));
     assert_eq!(bench.out(), "+PONG\r\n");
     bench.say(script(&["CLIENT REPLY SKIP", "GET a", "GET b"]));
-    let handling: Vec<_> = bench.script.forwarded.iter().map(|f| f.3).collect();
+    let handling: Vec<_> = bench
+        .script
+        .forwarded
+        .iter()
+        .map(|f| f.3.handling)
+        .collect();
     assert_eq!(handling, [Handling::Discard, Handling::Pass]);
     bench.session.handle_replies(1, &mut bench.out);
     bench.reply("b", 1);
@@ -415,7 +436,7 @@ fn what_ends_a_wait_of_others_travels_alone() {
         Status::Hold,
         "GET b waits for the lease's reply"
     );
-    assert_eq!(bench.script.streamed, cmd("CLIENT UNPAUSE"));
+    assert_eq!(bench.script.leased[0].0, cmd("CLIENT UNPAUSE"));
     bench.reply("+OK\r\n", 1);
     assert_eq!(bench.say(""), Status::NeedInput);
     assert_eq!(bench.counts(), [1, 1]);

@@ -31,6 +31,17 @@ pub struct LaneKey {
     pub db: u32,
     /// Protocol of clients and connection alike.
     pub protocol: Protocol,
+    /// Whose connection it is.
+    pub identity: IdentityId,
+}
+
+/// Whose name an upstream connection is opened in; equal numbers mean equal user and password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityId(pub u32);
+
+impl IdentityId {
+    /// The proxy's own credentials.
+    pub const OWN: Self = Self(0);
 }
 
 /// Settings of the Redis side (`[upstream]`).

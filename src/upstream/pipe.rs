@@ -30,14 +30,36 @@ pub enum Handling {
     Discard,
 }
 
+/// How a row of commands is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What happens to the replies.
+    pub handling: Handling,
+    /// So many leading replies are not given to the owner: a transaction's `+OK` and `+QUEUED` it has
+    /// had already. A row with hidden replies is one unit: never split, never sent twice.
+    pub hidden: u32,
+    /// The commands may take as long as they like: they block.
+    pub patient: bool,
+}
+
+impl From<Handling> for Terms {
+    fn from(handling: Handling) -> Self {
+        Self {
+            handling,
+            hidden: 0,
+            patient: false,
+        }
+    }
+}
+
 /// A row of commands of one owner.
 #[derive(Debug)]
 pub struct Run<W> {
     /// Whom the replies are for; `None` is a tombstone.
     pub owner: Option<W>,
-    /// What happens to the replies.
-    pub handling: Handling,
-    /// Replies still owed.
+    /// How it is carried; `hidden` counts those still to come.
+    pub terms: Terms,
+    /// Replies still owed, hidden ones included.
     pub owed: u32,
     /// Bytes of the whole run in the outbox.
     pub bytes: usize,
@@ -58,6 +80,8 @@ pub struct Piece {
     pub handling: Handling,
     /// The run is answered with this piece.
     pub last: bool,
+    /// It ends in the middle of a reply.
+    pub torn: bool,
 }
 
 /// What a connection received that cannot be matched to a command.
@@ -87,6 +111,8 @@ pub struct Fed {
     pub late: u32,
     /// Replies that are errors.
     pub errors: u32,
+    /// A command that took its time is done: the time of those behind it begins now.
+    pub patience_ended: bool,
 }
 
 /// The in-flight queue.
@@ -96,6 +122,10 @@ pub struct Pipe<W> {
     scanner: ReplyScanner,
     /// Part of the front reply was passed on already.
     streaming: bool,
+    /// Part of a push was passed on already.
+    push_begun: bool,
+    /// What comes while nothing is owed is a push too: the lines of MONITOR.
+    monitor: bool,
     commands: usize,
 }
 
@@ -105,8 +135,17 @@ impl<W> Default for Pipe<W> {
             runs: VecDeque::new(),
             scanner: ReplyScanner::default(),
             streaming: false,
+            push_begun: false,
+            monitor: false,
             commands: 0,
         }
+    }
+}
+
+impl<W> Run<W> {
+    /// Replies that the owner still waits for.
+    pub fn visible(&self) -> u32 {
+        self.owed - self.terms.hidden
     }
 }
 
@@ -138,6 +177,16 @@ impl<W> Pipe<W> {
         self.streaming
     }
 
+    /// From now on everything that comes while nothing is owed is a push.
+    pub fn set_monitor(&mut self) {
+        self.monitor = true;
+    }
+
+    /// [`Pipe::set_monitor`] was called.
+    pub fn is_monitor(&self) -> bool {
+        self.monitor
+    }
+
     /// All runs, oldest first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Run<W>> {
         self.runs.iter_mut()
@@ -147,6 +196,8 @@ impl<W> Pipe<W> {
     pub fn take(&mut self) -> VecDeque<Run<W>> {
         self.scanner = ReplyScanner::default();
         self.streaming = false;
+        self.push_begun = false;
+        self.monitor = false;
         self.commands = 0;
         std::mem::take(&mut self.runs)
     }
@@ -161,7 +212,8 @@ impl<W> Pipe<W> {
     /// Matches what the connection received.
     ///
     /// `input[..scanned]` was given before and kept because it ends in the middle of a reply;
-    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order.
+    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order;
+    /// without a run for a push.
     /// Returns how much of `input` is done with; the caller keeps the rest.
     ///
     /// # Errors
@@ -171,7 +223,7 @@ impl<W> Pipe<W> {
         input: &[u8],
         scanned: usize,
         outbox: &mut Outbox,
-        mut deliver: impl FnMut(&Run<W>, Piece),
+        mut deliver: impl FnMut(Option<&Run<W>>, Piece),
     ) -> Result<(usize, Fed), Desync> {
         let mut fed = Fed::default();
         let mut frame = 0; // where the current reply began, or the part not passed on
@@ -187,9 +239,15 @@ impl<W> Pipe<W> {
                 ReplyScan::Incomplete => position = input.len(),
                 ReplyScan::Complete { consumed, kind } => {
                     position += consumed;
-                    if kind == ReplyKind::Push {
+                    if kind == ReplyKind::Push || self.is_line() {
                         self.give(start..frame, &mut completed, &mut fed, &mut deliver);
+                        deliver(None, push(frame..position, false));
+                        self.push_begun = false;
                         start = position;
+                    } else if self.hide_reply()? {
+                        fed.errors += u32::from(kind == ReplyKind::Error);
+                        start = position;
+                        self.finish_hidden(outbox, &mut fed)?;
                     } else {
                         let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
                         self.streaming = false;
@@ -198,7 +256,7 @@ impl<W> Pipe<W> {
                         if run.owed == completed {
                             self.give(start..position, &mut completed, &mut fed, &mut deliver);
                             start = position;
-                            self.finish_front(outbox)?;
+                            self.finish_front(outbox, &mut fed)?;
                         }
                     }
                     frame = position;
@@ -207,27 +265,75 @@ impl<W> Pipe<W> {
         }
         let mut end = frame;
         if !self.scanner.is_idle() {
-            if self.scanner.is_push() {
-                end = position; // nobody on this connection listens to pushes
+            let long = position - frame > STREAM_ABOVE;
+            if self.scanner.is_push() || self.is_line() {
+                if long || self.push_begun {
+                    self.give(start..frame, &mut completed, &mut fed, &mut deliver);
+                    deliver(None, push(frame..position, true));
+                    self.push_begun = true;
+                    (start, frame, end) = (position, position, position);
+                }
             } else if self.runs.is_empty() {
                 return Err(Desync::Surplus);
-            } else if position - frame > STREAM_ABOVE || self.streaming {
+            } else if long || self.streaming {
+                if self.runs.front().is_some_and(|run| run.terms.hidden > 0) {
+                    start = position; // a reply of this length to MULTI is dropped like any other
+                }
                 self.streaming = true;
                 frame = position;
                 end = position;
             }
         }
-        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
+        let torn = self.streaming && end == position && !self.scanner.is_idle();
+        self.give_part(start..frame, torn, &mut completed, &mut fed, &mut deliver);
         Ok((end, fed))
     }
 
-    /// Hands a piece of the front run to its owner.
+    /// What comes now is a line of MONITOR.
+    fn is_line(&self) -> bool {
+        self.monitor && self.runs.is_empty()
+    }
+
+    /// Takes a reply off the hidden ones of the front run; false if it has none.
+    fn hide_reply(&mut self) -> Result<bool, Desync> {
+        let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
+        if run.terms.hidden == 0 {
+            return Ok(false);
+        }
+        run.terms.hidden -= 1;
+        run.owed -= 1;
+        self.commands -= 1;
+        self.streaming = false;
+        Ok(true)
+    }
+
+    /// A run of hidden replies alone ends with the last of them.
+    fn finish_hidden(&mut self, outbox: &mut Outbox, fed: &mut Fed) -> Result<(), Desync> {
+        match self.runs.front() {
+            Some(run) if run.owed == 0 => self.finish_front(outbox, fed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands whole replies of the front run to its owner.
     fn give(
         &mut self,
         range: Range<usize>,
         completed: &mut u32,
         fed: &mut Fed,
-        deliver: &mut impl FnMut(&Run<W>, Piece),
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) {
+        self.give_part(range, false, completed, fed, deliver);
+    }
+
+    /// Hands a piece of the front run to its owner.
+    fn give_part(
+        &mut self,
+        range: Range<usize>,
+        torn: bool,
+        completed: &mut u32,
+        fed: &mut Fed,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
     ) {
         let done = std::mem::take(completed);
         if range.is_empty() {
@@ -246,22 +352,35 @@ impl<W> Pipe<W> {
         let piece = Piece {
             range,
             completed: done,
-            handling: run.handling,
+            handling: run.terms.handling,
             last: run.owed == 0,
+            torn,
         };
-        deliver(run, piece);
+        deliver(Some(run), piece);
     }
 
     /// The front run is answered; that it was not written whole means that something else was.
-    fn finish_front(&mut self, outbox: &mut Outbox) -> Result<(), Desync> {
+    fn finish_front(&mut self, outbox: &mut Outbox, fed: &mut Fed) -> Result<(), Desync> {
         let Some(run) = self.runs.pop_front() else {
             return Ok(());
         };
+        fed.patience_ended |= run.terms.patient;
         if run.bytes > outbox.unanswered_written() {
             return Err(Desync::Surplus);
         }
         outbox.handle_answered(run.bytes);
         Ok(())
+    }
+}
+
+/// A part of a push.
+fn push(range: Range<usize>, torn: bool) -> Piece {
+    Piece {
+        range,
+        completed: 0,
+        handling: Handling::Pass,
+        last: !torn,
+        torn,
     }
 }
 
@@ -272,13 +391,16 @@ mod tests {
     fn run(owner: u32, owed: u32) -> Run<u32> {
         Run {
             owner: Some(owner),
-            handling: Handling::Pass,
+            terms: Handling::Pass.into(),
             owed,
             bytes: owed as usize,
             since: 0,
             retried: false,
         }
     }
+
+    /// Who gets the pushes.
+    const PUSH: u32 = 99;
 
     /// What each owner got: bytes and completed replies.
     type Got = Vec<(u32, Vec<u8>, u32)>;
@@ -297,7 +419,9 @@ mod tests {
             start = end;
             let input = kept.clone();
             let (consumed, _) = pipe.handle_input(&input, scanned, &mut outbox, |run, piece| {
-                let owner = run.owner.expect("only living owners are delivered to");
+                let owner = run.map_or(PUSH, |run| {
+                    run.owner.expect("only living owners are delivered to")
+                });
                 match got.last_mut() {
                     Some((last, bytes, n)) if *last == owner => {
                         bytes.extend_from_slice(&input[piece.range]);
@@ -328,6 +452,7 @@ mod tests {
                     [
                         (1, b"+OK\r\n$3\r\none\r\n".to_vec(), 2),
                         (2, b"*2\r\n:1\r\n$-1\r\n".to_vec(), 1),
+                        (PUSH, b">2\r\n+note\r\n+x\r\n".to_vec(), 0),
                         (3, b"-ERR no\r\n".to_vec(), 1),
                         (1, b"$2\r\nab\r\n".to_vec(), 1),
                     ],
@@ -349,6 +474,43 @@ mod tests {
         assert_eq!(
             got,
             [(1, b":1\r\n".to_vec(), 1), (3, b":4\r\n".to_vec(), 1)]
+        );
+    }
+
+    #[test]
+    fn hidden_replies_are_swallowed_and_the_visible_ones_handed_on() {
+        const STREAM: &[u8] = b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n+OK\r\n:7\r\n";
+        for cut in 0..=STREAM.len() {
+            let mut pipe = Pipe::default();
+            let mut block = run(1, 3);
+            block.terms.hidden = 2;
+            pipe.push(block);
+            let mut silent = run(2, 1);
+            silent.terms.hidden = 1;
+            pipe.push(silent);
+            pipe.push(run(3, 1));
+            let got = feed(&mut pipe, STREAM, &[cut]).expect("in step");
+            assert_eq!(
+                got,
+                [(1, b"*1\r\n:1\r\n".to_vec(), 1), (3, b":7\r\n".to_vec(), 1)],
+                "cut at {cut}"
+            );
+            assert!(pipe.is_empty() && pipe.commands == 0);
+        }
+    }
+
+    #[test]
+    fn lines_of_monitor_are_pushes_once_nothing_is_owed() {
+        let mut pipe = Pipe::default();
+        pipe.push(run(1, 1));
+        pipe.set_monitor();
+        let got = feed(&mut pipe, b"+OK\r\n+1.2 [0 lua] \"get\"\r\n", &[8]).expect("in step");
+        assert_eq!(
+            got,
+            [
+                (1, b"+OK\r\n".to_vec(), 1),
+                (PUSH, b"+1.2 [0 lua] \"get\"\r\n".to_vec(), 0)
+            ]
         );
     }
 
@@ -394,7 +556,7 @@ mod tests {
         let rest = &long[half.len()..];
         let mut ends = Vec::new();
         pipe.handle_input(rest, 0, &mut outbox, |run, piece| {
-            ends.push((run.owner, piece.completed))
+            ends.push((run.and_then(|run| run.owner), piece.completed))
         })
         .expect("in step");
         assert_eq!(ends, [(Some(1), 1), (Some(2), 1)]);

@@ -32,6 +32,9 @@ const PAUSE_GRACE: Duration = Duration::from_millis(40);
 /// A shared connection must have been unused for this long before it is closed in favour of another.
 const IDLE_ENOUGH: Duration = Duration::from_millis(100);
 
+/// How often a connection is looked at on which a command blocks.
+const PATIENT_CHECK: Duration = Duration::from_secs(5);
+
 /// How long a closed connection is waited for.
 const FAREWELL: Duration = Duration::from_millis(250);
 
@@ -170,23 +173,33 @@ impl<W: ReplyTo> Serving<W> {
         let (now, batch, facts) = (self.now, &mut self.batch, &mut core.facts_reply);
         let input = &self.input[..self.filled];
         let (mut asked, mut latency) = (false, None);
-        let deliver = |run: &Run<Owner<W>>, piece: Piece| match &run.owner {
-            Some(Owner::Client(owner)) => {
-                if piece.completed > 0 {
-                    let waited = Duration::from_micros(now.saturating_sub(run.since));
-                    latency = Some(waited);
-                    link.stats
-                        .round_trip
-                        .record(waited, u64::from(piece.completed));
-                    counters.in_flight.sub(u64::from(piece.completed));
+        let holder = conn.holder();
+        let deliver = |run: Option<&Run<Owner<W>>>, piece: Piece| {
+            let Some(run) = run else {
+                // Nobody listens on a shared connection.
+                if let Some(holder) = &holder {
+                    holder.push(input, piece, batch);
                 }
-                owner.deliver(input, piece, batch);
+                return;
+            };
+            match &run.owner {
+                Some(Owner::Client(owner)) => {
+                    if piece.completed > 0 {
+                        let waited = Duration::from_micros(now.saturating_sub(run.since));
+                        latency = Some(waited);
+                        link.stats
+                            .round_trip
+                            .record(waited, u64::from(piece.completed));
+                        counters.in_flight.sub(u64::from(piece.completed));
+                    }
+                    owner.deliver(input, piece, batch);
+                }
+                Some(Owner::Facts) => {
+                    asked |= piece.last;
+                    facts.extend_from_slice(&input[piece.range]);
+                }
+                Some(Owner::Ping) | None => {}
             }
-            Some(Owner::Facts) => {
-                asked |= piece.last;
-                facts.extend_from_slice(&input[piece.range]);
-            }
-            Some(Owner::Ping) | None => {}
         };
         let done = core
             .pipe
@@ -198,6 +211,11 @@ impl<W: ReplyTo> Serving<W> {
             counters.desyncs.add(1);
             Ended::Lost(format!("the server sent {desync}"))
         })?;
+        if fed.patience_ended {
+            core.pipe
+                .iter_mut()
+                .for_each(|run| run.since = run.since.max(now));
+        }
         counters.late_replies.add(u64::from(fed.late));
         counters.error_replies.add(u64::from(fed.errors));
         if let Some(latency) = latency {
@@ -277,11 +295,11 @@ impl<W: ReplyTo> Serving<W> {
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
-        if !core.pipe.is_empty() {
-            let owed = core
-                .pipe
-                .front()
-                .map_or(0, |run| self.now.saturating_sub(run.since));
+        if let Some(front) = core.pipe.front() {
+            if front.terms.patient {
+                return Ok(PATIENT_CHECK);
+            }
+            let owed = self.now.saturating_sub(front.since);
             if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout {
                 return Err(Ended::Lost(format!(
                     "no byte for {:?}",
@@ -290,14 +308,15 @@ impl<W: ReplyTo> Serving<W> {
             }
             return Ok(slack);
         }
-        if !config.idle_timeout.is_zero() && unused >= config.idle_timeout {
+        let may_leave = !config.idle_timeout.is_zero() && self.conn.holder().is_none();
+        if may_leave && unused >= config.idle_timeout {
             return Err(Ended::Closed);
         }
         let mut next = Duration::from_secs(3600);
-        if !config.idle_timeout.is_zero() {
+        if may_leave {
             next = next.min(config.idle_timeout - unused);
         }
-        if !config.keepalive.is_zero() {
+        if !config.keepalive.is_zero() && !core.pipe.is_monitor() {
             if quiet >= config.keepalive {
                 drop(core);
                 self.ping();
@@ -326,7 +345,7 @@ impl<W: ReplyTo> Serving<W> {
                 } else {
                     run.since
                 };
-                if self.now.saturating_sub(since) < limit_us {
+                if run.terms.patient || self.now.saturating_sub(since) < limit_us {
                     break;
                 }
                 if let Some(owner) = run.owner.take() {
@@ -372,7 +391,8 @@ impl<W: ReplyTo> Serving<W> {
         }
         let core = self.conn.core.borrow();
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
-        if core.pipe.is_empty() && unused >= IDLE_ENOUGH && budget.take_wish() {
+        let idle = core.pipe.is_empty() && self.conn.holder().is_none();
+        if idle && unused >= IDLE_ENOUGH && budget.take_wish() {
             return Err(Ended::Closed);
         }
         Ok(())
@@ -421,7 +441,7 @@ fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[&[u8]], owner: Owner<
     core.outbox.push(&bytes);
     core.pipe.push(Run {
         owner: Some(owner),
-        handling: Handling::Pass,
+        terms: Handling::Pass.into(),
         owed: 1,
         bytes: bytes.len(),
         since: link.now(),

@@ -34,6 +34,30 @@ impl Client {
         !self.batched.replace(true)
     }
 
+    /// Takes a push, or a part of one, from the leased connection; true if [`Client::flush`] must be
+    /// called for it.
+    pub fn deliver_push(&self, input: &[u8], piece: Piece) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if inner.stage == Stage::Broken {
+            return false;
+        }
+        self.copy_direct(inner, input);
+        inner.output.extend_from_slice(&input[piece.range]);
+        !self.batched.replace(true)
+    }
+
+    /// The leased connection is gone: so is a session that it stood for.
+    pub fn lose_lease(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.session.needs_lease() && inner.stage != Stage::Broken {
+            self.worker.stats.counters.clients_closed_lost_reply.add(1);
+            inner.stage = Stage::Broken;
+        }
+        drop(inner);
+        self.wake();
+    }
+
     /// The first row of replies stays where it is if it can be written from there.
     fn pass(&self, inner: &mut Inner, input: &[u8], range: Range<usize>, completed: u32) {
         if !self.batched.get()
