@@ -126,6 +126,13 @@ counters! {
         upstream_bytes_out,
         /// Commands waiting for an upstream reply now.
         in_flight,
+        /// Leased connections that belong to a client now.
+        leases_held,
+        /// Clients waiting for a leased connection now.
+        leases_awaited,
+        /// Replies to blocking commands that came when their client was gone: the server may have
+        /// taken an element for nobody.
+        lost_pops,
         /// Connections closed for a surplus, missing or malformed reply.
         desyncs,
         /// Commands the proxy itself sent: handshakes, pings, COMMAND.
@@ -144,6 +151,8 @@ pub struct WorkerStats {
     pub round_trip: Histogram,
     /// Time a command waited before it was sent.
     pub queue_wait: Histogram,
+    /// Time a client waited for a leased connection, in vain or not.
+    pub lease_wait: Histogram,
 }
 
 /// Why a connection to the upstream could not be opened.

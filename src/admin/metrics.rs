@@ -35,6 +35,7 @@ impl Metrics {
             metrics.add_clients();
             metrics.add_commands();
             metrics.add_upstream();
+            metrics.add_leases();
             metrics.add_process(state);
             metrics.add_familiar_names();
         });
@@ -61,6 +62,12 @@ impl Metrics {
             "nearkey_queue_wait_seconds",
             "Time a command waited before it was sent upstream.",
             state.workers.iter().map(|worker| &worker.queue_wait),
+        );
+        histogram::write(
+            &mut text,
+            "nearkey_lease_wait_seconds",
+            "Time a client waited for a leased connection, in vain or not.",
+            state.workers.iter().map(|worker| &worker.lease_wait),
         );
         text
     }
@@ -201,6 +208,18 @@ impl Metrics {
                 s.upstream.connect_failures[i].load(Relaxed)
             });
         }
+    }
+
+    fn add_leases(&mut self) {
+        let name = "nearkey_leases_held";
+        let help = "Leased connections that belong to a client now.";
+        self.gauge(name, help, |s| s.sum(|c| &c.leases_held) as f64);
+        let name = "nearkey_leases_awaited";
+        let help = "Clients waiting for a leased connection now.";
+        self.gauge(name, help, |s| s.sum(|c| &c.leases_awaited) as f64);
+        let name = "nearkey_lost_pops_total";
+        let help = "Replies to blocking commands that came when their client was gone.";
+        self.counter(name, help, |s| s.sum(|c| &c.lost_pops));
     }
 
     fn add_process(&mut self, state: &State) {

@@ -1,10 +1,13 @@
 //! The CLIENT command over this proxy's own clients.
 
+use std::task::Poll;
+
 use super::connection::{INVALID_NAME, is_valid_label, parse_int};
 use super::local::{answer_query, help};
 use super::{Env, Labels, ReplyMode, Router, Session, Verdict, errors};
 use crate::commands::Spec;
 use crate::resp::encode;
+use crate::upstream::pipe::Handling;
 
 /// A question that one session cannot answer alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,9 @@ pub enum Query {
     Own,
     /// `CLIENT KILL`.
     Kill(KillFilter),
+    /// What the server calls the connection on which the client with this id blocks: its decimal
+    /// digits, or nothing if there is no such client.
+    Blocked(u64),
     /// The `# Nearkey` section of INFO.
     ProxyInfo,
 }
@@ -67,6 +73,8 @@ const HELP: &[&str] = &[
     "    Control the replies sent to the current connection.",
     "SETNAME <name> | SETINFO <LIB-NAME|LIB-VER> <value>",
     "    Name the current connection or its library.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    Unblock the specified blocked client of this proxy.",
 ];
 
 impl Session {
@@ -113,7 +121,7 @@ impl Session {
             "CLIENT|REPLY" => self.set_reply_mode(args[2], reply),
             "CLIENT|GETREDIR" => encode::integer(reply, -1),
             "CLIENT|TRACKINGINFO" => self.tracking_info(reply),
-            "CLIENT|UNBLOCK" => unblock(args, reply),
+            "CLIENT|UNBLOCK" => return self.unblock(args, reply, router),
             "CLIENT|HELP" => help(reply, HELP),
             _ => return self.client_query(sub, args, reply, router),
         }
@@ -142,6 +150,44 @@ impl Session {
                 Verdict::Done
             }
         }
+    }
+
+    /// The ids of clients are this proxy's: the server is told its own. What it answers is the reply.
+    fn unblock<R: Router>(
+        &mut self,
+        args: &[&[u8]],
+        reply: &mut Vec<u8>,
+        router: &mut R,
+    ) -> Verdict {
+        let id = match parse_unblock(args) {
+            Ok(id) => id,
+            Err(text) => {
+                encode::error(reply, &text);
+                return Verdict::Done;
+            }
+        };
+        if self.pending.owed() > 0 {
+            return Verdict::Hold;
+        }
+        let query = Query::Blocked(u64::try_from(id).unwrap_or_default());
+        let Poll::Ready(server_id) = router.poll_query(&query) else {
+            return Verdict::Hold;
+        };
+        if server_id.is_empty() {
+            encode::integer(reply, 0);
+            return Verdict::Done;
+        }
+        let mut command = Vec::new();
+        let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", &server_id];
+        words.extend(args.get(3));
+        encode::command(&mut command, &words);
+        let handling = match self.reply_mode {
+            ReplyMode::On => Handling::Pass,
+            _ => Handling::Discard,
+        };
+        self.must_drain = false; // nothing is owed
+        self.forward(&command, 1, handling.into(), router);
+        Verdict::Done
     }
 
     fn set_info(&mut self, args: &[&[u8]], reply: &mut Vec<u8>) {
@@ -206,21 +252,17 @@ fn switch(word: &[u8], reply: &mut Vec<u8>) -> Option<bool> {
     }
 }
 
-/// No session of this version can be blocked, so there is nothing to unblock.
-fn unblock(args: &[&[u8]], reply: &mut Vec<u8>) {
-    match (parse_int(args[2]), args.get(3)) {
-        (None, _) => encode::error(reply, errors::NOT_AN_INTEGER),
-        (Some(_), None) => encode::integer(reply, 0),
-        (Some(_), Some(how))
-            if how.eq_ignore_ascii_case(b"timeout") || how.eq_ignore_ascii_case(b"error") =>
-        {
-            encode::integer(reply, 0);
-        }
-        _ => encode::error(
-            reply,
-            "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
-        ),
+/// The id that CLIENT UNBLOCK names, or an error in Redis's words.
+fn parse_unblock(args: &[&[u8]]) -> Result<i64, String> {
+    if args.len() > 4 {
+        return Err(errors::subcommand_syntax("CLIENT", args[1]));
     }
+    let is_reason =
+        |how: &&[u8]| how.eq_ignore_ascii_case(b"timeout") || how.eq_ignore_ascii_case(b"error");
+    if !args.get(3).is_none_or(is_reason) {
+        return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR".to_owned());
+    }
+    parse_int(args[2]).ok_or_else(|| errors::NOT_AN_INTEGER.to_owned())
 }
 
 fn parse_list(args: &[&[u8]]) -> Result<ListFilter, String> {

@@ -62,6 +62,14 @@ pub fn unknown_subcommand(container: &str, sub: &[u8]) -> String {
     )
 }
 
+/// A subcommand with more arguments than it takes.
+pub fn subcommand_syntax(container: &str, sub: &[u8]) -> String {
+    format!(
+        "ERR unknown subcommand or wrong number of arguments for '{}'. Try {container} HELP.",
+        excerpt(sub, 128)
+    )
+}
+
 /// A command that neither the table nor the server knows, as Redis words it: in raw bytes.
 pub fn unknown(args: &[&[u8]]) -> Vec<u8> {
     let quoted = |text: &mut Vec<u8>, bytes: &[u8], most: usize| {

@@ -168,6 +168,11 @@ impl Session {
         self.is_streaming()
     }
 
+    /// A command of this client blocks on the leased connection.
+    pub fn is_blocked(&self) -> bool {
+        self.needs_lease()
+    }
+
     /// Names the client gave itself.
     pub fn labels(&self) -> Option<&Labels> {
         self.labels.as_deref()

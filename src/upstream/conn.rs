@@ -15,6 +15,7 @@ use super::LaneKey;
 use super::backoff::Backoff;
 use super::dial::Dialer;
 use super::loss;
+use super::open::SAME_ANSWER;
 use super::outbox::Outbox;
 use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
@@ -64,6 +65,8 @@ pub(super) struct Core<W> {
     /// When the server was last heard.
     pub last_heard: Tick,
     pub backoff: Backoff,
+    /// Until when there was no permit.
+    pub permitted_at: Tick,
     /// The next attempt is not made before.
     pub retry_at: Option<Instant>,
     /// Since when attempts fail, and how.
@@ -71,6 +74,8 @@ pub(super) struct Core<W> {
     /// What HELLO said, and the reply to COMMAND as far as it has come.
     pub identity: super::facts::Identity,
     pub facts_reply: Vec<u8>,
+    /// What the server calls this connection.
+    pub server_id: Option<u64>,
 }
 
 /// One connection. `W` says whom replies are for.
@@ -88,6 +93,10 @@ pub struct Conn<W> {
     task: RefCell<Option<Waker>>,
     signalled: Cell<bool>,
     close: Cell<bool>,
+    /// Its client went while commands were in flight: nobody is told how they end.
+    abandoned: Cell<bool>,
+    /// It has the right to be opened.
+    pub(super) permitted: Cell<bool>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -102,10 +111,12 @@ impl<W: ReplyTo> Conn<W> {
             last_used: link.now(),
             last_heard: link.now(),
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
+            permitted_at: 0,
             retry_at: None,
             down: None,
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
+            server_id: None,
         };
         Rc::new(Self {
             key,
@@ -118,6 +129,8 @@ impl<W: ReplyTo> Conn<W> {
             task: RefCell::new(None),
             signalled: Cell::new(false),
             close: Cell::new(false),
+            abandoned: Cell::new(false),
+            permitted: Cell::new(false),
         })
     }
 
@@ -149,7 +162,18 @@ impl<W: ReplyTo> Conn<W> {
 
     /// Gives a leased connection to a session, or takes it back.
     pub fn set_holder(&self, holder: Option<W>) {
-        *self.holder.borrow_mut() = holder;
+        let held = holder.is_some();
+        let before = self.holder.replace(holder).is_some();
+        match (before, held) {
+            (false, true) => self.link.stats.counters.leases_held.add(1),
+            (true, false) => {
+                self.link.stats.counters.leases_held.sub(1);
+                // Its time as an idle connection begins.
+                self.core.borrow_mut().last_used = self.link.now();
+                self.wake();
+            }
+            _ => {}
+        }
     }
 
     /// Whom it belongs to.
@@ -160,6 +184,17 @@ impl<W: ReplyTo> Conn<W> {
     /// The connection is closed after this session: what it leaves on the server is not for others.
     pub fn taint(&self) {
         self.tainted.set(true);
+    }
+
+    /// What the server calls this connection, as its `CLIENT ID` would tell; `None` if it is not up or
+    /// the server does not say.
+    pub fn server_id(&self) -> Option<u64> {
+        self.core.borrow().server_id
+    }
+
+    /// It waits for its turn below the ceiling: nothing was opened yet.
+    pub fn is_queueing(&self) -> bool {
+        self.state() != State::Open && !self.permitted.get()
     }
 
     /// MONITOR is on its way: what comes behind its reply are lines.
@@ -231,6 +266,11 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
+    /// `Ready` once a connection that was up is not any more.
+    pub fn poll_ended(&self, waker: &Waker) -> Poll<()> {
+        self.status.poll_ended(waker)
+    }
+
     /// Starts to open the connection in the background.
     pub fn open(self: &Rc<Self>) {
         if self.state() == State::Idle {
@@ -242,6 +282,19 @@ impl<W: ReplyTo> Conn<W> {
     pub fn close(&self) {
         self.close.set(true);
         self.wake();
+    }
+
+    /// The client that holds the connection is gone. Whatever it waits for ends with the connection,
+    /// at once.
+    pub fn abandon(&self) {
+        self.abandoned.set(true);
+        self.set_holder(None);
+        self.close();
+    }
+
+    /// [`Conn::abandon`] was called.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
     }
 
     /// The connection should be closed now.
@@ -275,6 +328,11 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     fn start(self: &Rc<Self>) {
+        if self.close.get() {
+            let soon = Instant::now() + SAME_ANSWER;
+            self.status.fail(Failure::Lost, soon);
+            return self.fail_all(&Failure::Lost);
+        }
         self.status.set(State::Opening);
         tokio::task::spawn_local(self.clone().run());
     }
@@ -293,6 +351,7 @@ impl<W: ReplyTo> Conn<W> {
             self.status.set(State::Opening); // nobody shall count on it while it is closed
             serving.leave().await;
             drop(permit);
+            self.permitted.set(false);
             self.handle_end(&ended);
             let waiting = !self.core.borrow().pipe.is_empty();
             if !waiting || self.role == Role::Leased {
@@ -301,9 +360,16 @@ impl<W: ReplyTo> Conn<W> {
             self.status.set(State::Opening);
         }
         if self.role == Role::Leased || self.close.get() {
+            self.close.set(true); // a lease is opened once
             self.fail_all(&Failure::Lost);
         }
-        if let Some(holder) = self.holder.take() {
+        self.release_holder();
+    }
+
+    fn release_holder(&self) {
+        let holder = self.holder();
+        self.set_holder(None);
+        if let Some(holder) = holder {
             holder.abandoned();
         }
     }
@@ -340,6 +406,7 @@ impl<W: ReplyTo> Conn<W> {
             None => {}
             Some(Owner::Ping) => {}
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
+            Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
             Some(Owner::Client(owner)) => {
                 counters.in_flight.sub(count);
                 match failure {
@@ -418,10 +485,13 @@ impl<W: ReplyTo> Drop for LastWords<'_, W> {
         if std::thread::panicking() {
             tracing::error!(key = ?conn.key, "upstream connection ended by a panic");
             conn.link.stats.counters.panics.add(1);
+            conn.close.set(conn.role == Role::Leased);
             conn.fail_all(&Failure::Lost);
+            conn.release_holder();
         }
         conn.signalled.set(false);
         *conn.task.borrow_mut() = None;
+        conn.core.borrow_mut().server_id = None;
         conn.status.set(State::Idle);
     }
 }

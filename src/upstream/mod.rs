@@ -12,6 +12,7 @@ pub mod budget;
 pub mod conn;
 pub mod dial;
 pub mod facts;
+mod farewell;
 pub mod handshake;
 pub mod loss;
 mod open;

@@ -1,6 +1,6 @@
 //! A connection while it is up: writes what was entered, matches what comes back, watches the clock.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::conn::{Conn, Core, Link, Role};
 use super::facts::{Facts, Identity, command_rows};
+use super::farewell;
 use super::pipe::{Handling, Piece, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
@@ -35,9 +36,6 @@ const IDLE_ENOUGH: Duration = Duration::from_millis(100);
 /// How often a connection is looked at on which a command blocks.
 const PATIENT_CHECK: Duration = Duration::from_secs(5);
 
-/// How long a closed connection is waited for.
-const FAREWELL: Duration = Duration::from_millis(250);
-
 /// The reply to COMMAND may be this long.
 const MAX_FACTS: usize = 8 * 1024 * 1024;
 
@@ -58,11 +56,11 @@ struct Pause {
 
 /// Serves one connection until it ends.
 pub(super) struct Serving<W> {
-    conn: Rc<Conn<W>>,
-    stream: Stream,
-    input: Vec<u8>,
+    pub(super) conn: Rc<Conn<W>>,
+    pub(super) stream: Stream,
+    pub(super) input: Vec<u8>,
     /// `input[..filled]` was received; all of it was scanned.
-    filled: usize,
+    pub(super) filled: usize,
     unflushed: bool,
     batch: Vec<W>,
     pause: Option<Pause>,
@@ -72,6 +70,8 @@ pub(super) struct Serving<W> {
     wanted: Pin<Box<OwnedNotified>>,
     /// How many calls for an idle connection `wanted` has heard.
     heard_calls: Option<u64>,
+    /// A client held the connection when the clock was looked at.
+    was_held: bool,
     now: Tick,
 }
 
@@ -90,20 +90,9 @@ impl<W: ReplyTo> Serving<W> {
             timer: Box::pin(sleep(Duration::ZERO)),
             wanted: Box::pin(wanted),
             heard_calls: None,
+            was_held: false,
             conn,
         }
-    }
-
-    /// Closes the connection and waits until the server has closed it too, within limits: only then
-    /// does it no longer count there.
-    pub(super) async fn leave(mut self) {
-        let farewell = async {
-            poll_fn(|cx| self.stream.poll_shutdown(cx)).await?;
-            while poll_fn(|cx| self.stream.poll_read(cx, &mut self.input)).await? > 0 {}
-            Ok::<(), io::Error>(())
-        };
-        // A server that does not answer, or is gone, has nothing more to tell.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
     /// Writes until the socket is full or nothing is left.
@@ -172,13 +161,14 @@ impl<W: ReplyTo> Serving<W> {
         core.last_heard = self.now;
         let (now, batch, facts) = (self.now, &mut self.batch, &mut core.facts_reply);
         let input = &self.input[..self.filled];
-        let (mut asked, mut latency) = (false, None);
+        let (mut asked, mut latency, mut left_on) = (false, None, false);
         let holder = conn.holder();
         let deliver = |run: Option<&Run<Owner<W>>>, piece: Piece| {
             let Some(run) = run else {
-                // Nobody listens on a shared connection.
-                if let Some(holder) = &holder {
-                    holder.push(input, piece, batch);
+                match &holder {
+                    Some(holder) => holder.push(input, piece, batch),
+                    // Nobody listens on a shared connection.
+                    None => left_on |= conn.role() == Role::Leased,
                 }
                 return;
             };
@@ -192,6 +182,7 @@ impl<W: ReplyTo> Serving<W> {
                             .record(waited, u64::from(piece.completed));
                         counters.in_flight.sub(u64::from(piece.completed));
                     }
+                    farewell::note_lost_pop(&conn, run, owner, &input[piece.range.clone()]);
                     owner.deliver(input, piece, batch);
                 }
                 Some(Owner::Facts) => {
@@ -211,6 +202,11 @@ impl<W: ReplyTo> Serving<W> {
             counters.desyncs.add(1);
             Ended::Lost(format!("the server sent {desync}"))
         })?;
+        if left_on {
+            counters.desyncs.add(1);
+            let what = "the server sent a push to a leased connection that nobody holds";
+            return Err(Ended::Lost(what.to_owned()));
+        }
         if fed.patience_ended {
             core.pipe
                 .iter_mut()
@@ -274,6 +270,10 @@ impl<W: ReplyTo> Serving<W> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let config = &self.conn.link.dialer.config;
         let slack = config.command_timeout / 8;
+        let held = self.conn.holder().is_some();
+        if std::mem::replace(&mut self.was_held, held) && !held {
+            self.timer.as_mut().reset(Instant::now()); // it may be idle now
+        }
         let busy = !self.conn.core.borrow().pipe.is_empty();
         if busy && self.timer.deadline() > Instant::now() + slack + slack {
             self.timer.as_mut().reset(Instant::now() + slack);
@@ -392,13 +392,17 @@ impl<W: ReplyTo> Serving<W> {
         let core = self.conn.core.borrow();
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
         let idle = core.pipe.is_empty() && self.conn.holder().is_none();
-        if idle && unused >= IDLE_ENOUGH && budget.take_wish() {
+        let enough = unused >= IDLE_ENOUGH || self.conn.role() == Role::Leased;
+        if idle && enough && budget.take_wish() {
             return Err(Ended::Closed);
         }
         Ok(())
     }
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        if self.conn.is_closing() {
+            return Err(Ended::Closed); // what nobody waits for is neither sent nor passed on
+        }
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;

@@ -147,6 +147,22 @@ impl Client {
         inner.session.pending().is_empty() && inner.output.is_empty() && !inner.held
     }
 
+    /// Its socket is of no more use.
+    pub fn is_gone(&self) -> bool {
+        self.inner.borrow().stage == Stage::Broken
+    }
+
+    /// What the server calls the connection on which the client blocks, for somebody who is about to
+    /// unblock it: the connection will not serve another client, which could be unblocked instead.
+    pub fn blocked_as(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        let lease = inner.attached.lease.as_ref();
+        let lease = lease.filter(|_| inner.session.is_blocked())?;
+        let server_id = lease.server_id()?;
+        lease.taint();
+        Some(server_id)
+    }
+
     /// Bytes of replies that the socket has not taken.
     pub fn backlog(&self) -> usize {
         let inner = self.inner.borrow();
@@ -310,7 +326,7 @@ impl Client {
         inner.output = Vec::new();
         inner.written = 0;
         inner.gathered = None;
-        inner.attached.leave();
+        inner.attached.leave(&self.worker);
         drop(inner);
         self.worker.remove(self);
     }

@@ -7,6 +7,7 @@ mod deliver;
 mod info;
 mod lanes;
 mod leases;
+mod line;
 mod queries;
 mod remote;
 mod route;

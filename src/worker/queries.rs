@@ -1,4 +1,4 @@
-//! Questions about the clients of the whole process: CLIENT LIST, INFO and KILL.
+//! Questions about the clients of the whole process: CLIENT LIST, INFO, KILL and UNBLOCK.
 //!
 //! Every worker answers for its own clients; the asking client waits until all have.
 
@@ -30,6 +30,7 @@ impl Gathering {
 struct Share {
     lines: Vec<(u64, String)>,
     killed: i64,
+    blocked: Option<u64>,
 }
 
 /// Asks all workers; the client is woken when the answer is there.
@@ -43,7 +44,7 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
         let reply = match &query {
             Query::ProxyInfo => info::reply_of(&worker, protocol),
             Query::Own => text_reply(&line(&client), protocol),
-            Query::List(_) | Query::Kill(_) => {
+            Query::List(_) | Query::Kill(_) | Query::Blocked(_) => {
                 let share = gather(&worker, client.id(), &query).await;
                 render(&query, share, protocol)
             }
@@ -73,6 +74,7 @@ async fn gather(worker: &Rc<Worker>, asking: u64, query: &Query) -> Share {
         if let Ok(share) = answer.await {
             total.lines.extend(share.lines);
             total.killed += share.killed;
+            total.blocked = total.blocked.or(share.blocked);
         }
     }
     total
@@ -90,6 +92,7 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
                 // The caller still gets its reply.
                 client.kill(client.id() == asking);
             }
+            Query::Blocked(id) if client.id() == *id => share.blocked = client.blocked_as(),
             _ => {}
         }
     }
@@ -126,6 +129,11 @@ fn render(query: &Query, mut share: Share, protocol: Protocol) -> Vec<u8> {
         }
         Query::Kill(filter) if filter.by_address_only => encode::simple(&mut reply, "OK"),
         Query::Kill(_) => encode::integer(&mut reply, share.killed),
+        Query::Blocked(_) => {
+            return share
+                .blocked
+                .map_or(reply, |id| id.to_string().into_bytes());
+        }
         _ => {
             share.lines.sort();
             let text: String = share.lines.into_iter().map(|(_, line)| line).collect();
