@@ -33,7 +33,9 @@ pub trait Router {
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>>;
 
     /// A leased connection, or the error to give. It stays with the session until
-    /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed.
+    /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed: who is given
+    /// one must use it in the same call of feed. Those who wait get theirs in the order in which they
+    /// asked first; a client that hangs up while it waits is gone.
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>>;
 
     /// Sends whole commands on the leased connection.

@@ -87,14 +87,16 @@ pub struct Conn<W> {
     pub(super) core: RefCell<Core<W>>,
     pub(super) status: Arc<Status>,
     /// Whom a leased connection belongs to now.
-    holder: RefCell<Option<W>>,
+    pub(super) holder: RefCell<Option<W>>,
+    /// It is kept for later; a lease that has just been opened is not, its waiter comes for it.
+    pub(super) idle: Cell<bool>,
     /// It has a state on the server that nobody else may get.
     tainted: Cell<bool>,
     task: RefCell<Option<Waker>>,
     signalled: Cell<bool>,
     close: Cell<bool>,
     /// Its client went while commands were in flight: nobody is told how they end.
-    abandoned: Cell<bool>,
+    pub(super) abandoned: Cell<bool>,
     /// It has the right to be opened.
     pub(super) permitted: Cell<bool>,
 }
@@ -125,6 +127,7 @@ impl<W: ReplyTo> Conn<W> {
             core: RefCell::new(core),
             status,
             holder: RefCell::new(None),
+            idle: Cell::new(role == Role::Shared),
             tainted: Cell::new(false),
             task: RefCell::new(None),
             signalled: Cell::new(false),
@@ -160,27 +163,6 @@ impl<W: ReplyTo> Conn<W> {
         !self.tainted.get() && core.pipe.is_empty() && core.outbox.unanswered().is_empty()
     }
 
-    /// Gives a leased connection to a session, or takes it back.
-    pub fn set_holder(&self, holder: Option<W>) {
-        let held = holder.is_some();
-        let before = self.holder.replace(holder).is_some();
-        match (before, held) {
-            (false, true) => self.link.stats.counters.leases_held.add(1),
-            (true, false) => {
-                self.link.stats.counters.leases_held.sub(1);
-                // Its time as an idle connection begins.
-                self.core.borrow_mut().last_used = self.link.now();
-                self.wake();
-            }
-            _ => {}
-        }
-    }
-
-    /// Whom it belongs to.
-    pub(super) fn holder(&self) -> Option<W> {
-        self.holder.borrow().clone()
-    }
-
     /// The connection is closed after this session: what it leaves on the server is not for others.
     pub fn taint(&self) {
         self.tainted.set(true);
@@ -190,11 +172,6 @@ impl<W: ReplyTo> Conn<W> {
     /// the server does not say.
     pub fn server_id(&self) -> Option<u64> {
         self.core.borrow().server_id
-    }
-
-    /// It waits for its turn below the ceiling: nothing was opened yet.
-    pub fn is_queueing(&self) -> bool {
-        self.state() != State::Open && !self.permitted.get()
     }
 
     /// MONITOR is on its way: what comes behind its reply are lines.
@@ -266,11 +243,6 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
-    /// `Ready` once a connection that was up is not any more.
-    pub fn poll_ended(&self, waker: &Waker) -> Poll<()> {
-        self.status.poll_ended(waker)
-    }
-
     /// Starts to open the connection in the background.
     pub fn open(self: &Rc<Self>) {
         if self.state() == State::Idle {
@@ -282,19 +254,6 @@ impl<W: ReplyTo> Conn<W> {
     pub fn close(&self) {
         self.close.set(true);
         self.wake();
-    }
-
-    /// The client that holds the connection is gone. Whatever it waits for ends with the connection,
-    /// at once.
-    pub fn abandon(&self) {
-        self.abandoned.set(true);
-        self.set_holder(None);
-        self.close();
-    }
-
-    /// [`Conn::abandon`] was called.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.abandoned.get()
     }
 
     /// The connection should be closed now.
@@ -364,14 +323,6 @@ impl<W: ReplyTo> Conn<W> {
             self.fail_all(&Failure::Lost);
         }
         self.release_holder();
-    }
-
-    fn release_holder(&self) {
-        let holder = self.holder();
-        self.set_holder(None);
-        if let Some(holder) = holder {
-            holder.abandoned();
-        }
     }
 
     /// Fails everything that waits or is in flight.

@@ -14,6 +14,7 @@ pub mod dial;
 pub mod facts;
 mod farewell;
 pub mod handshake;
+mod lease;
 pub mod loss;
 mod open;
 pub mod outbox;

@@ -70,8 +70,8 @@ pub(super) struct Serving<W> {
     wanted: Pin<Box<OwnedNotified>>,
     /// How many calls for an idle connection `wanted` has heard.
     heard_calls: Option<u64>,
-    /// A client held the connection when the clock was looked at.
-    was_held: bool,
+    /// Nobody held the connection when the clock was looked at.
+    was_idle: bool,
     now: Tick,
 }
 
@@ -90,7 +90,7 @@ impl<W: ReplyTo> Serving<W> {
             timer: Box::pin(sleep(Duration::ZERO)),
             wanted: Box::pin(wanted),
             heard_calls: None,
-            was_held: false,
+            was_idle: false,
             conn,
         }
     }
@@ -270,9 +270,9 @@ impl<W: ReplyTo> Serving<W> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let config = &self.conn.link.dialer.config;
         let slack = config.command_timeout / 8;
-        let held = self.conn.holder().is_some();
-        if std::mem::replace(&mut self.was_held, held) && !held {
-            self.timer.as_mut().reset(Instant::now()); // it may be idle now
+        let idle = self.conn.is_idle();
+        if !std::mem::replace(&mut self.was_idle, idle) && idle {
+            self.timer.as_mut().reset(Instant::now());
         }
         let busy = !self.conn.core.borrow().pipe.is_empty();
         if busy && self.timer.deadline() > Instant::now() + slack + slack {
@@ -308,7 +308,7 @@ impl<W: ReplyTo> Serving<W> {
             }
             return Ok(slack);
         }
-        let may_leave = !config.idle_timeout.is_zero() && self.conn.holder().is_none();
+        let may_leave = !config.idle_timeout.is_zero() && self.conn.is_idle();
         if may_leave && unused >= config.idle_timeout {
             return Err(Ended::Closed);
         }
@@ -391,7 +391,7 @@ impl<W: ReplyTo> Serving<W> {
         }
         let core = self.conn.core.borrow();
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
-        let idle = core.pipe.is_empty() && self.conn.holder().is_none();
+        let idle = core.pipe.is_empty() && self.conn.is_idle();
         let enough = unused >= IDLE_ENOUGH || self.conn.role() == Role::Leased;
         if idle && enough && budget.take_wish() {
             return Err(Ended::Closed);

@@ -23,6 +23,9 @@ use crate::upstream::pipe::Tick;
 /// A client is not read while more bytes of local replies than this wait for upstream ones.
 const MAX_HELD: usize = 1024 * 1024;
 
+/// A client that waits for a leased connection is read this far, to see whether it is still there.
+const MAX_READ_AHEAD: usize = 64 * 1024;
+
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
 
@@ -289,6 +292,9 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
+            if inner.attached.awaits_lease() && self.is_hung_up(cx, inner) {
+                return Poll::Ready(()); // its turn is for somebody who is there
+            }
             if inner.held || !self.has_room(inner) {
                 return Poll::Pending;
             }
@@ -304,6 +310,22 @@ impl Client {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Whether the client has ended the connection; what it says before goes to its input.
+    fn is_hung_up(&self, cx: &mut Context<'_>, inner: &mut Inner) -> bool {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        while inner.input.len() < MAX_READ_AHEAD {
+            match self.stream.poll_read(cx, &mut scratch) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(0) | Err(_)) => return true,
+                Poll::Ready(Ok(n)) => {
+                    self.worker.stats.counters.client_bytes_in.add(n as u64);
+                    inner.input.extend_from_slice(&scratch[..n]);
+                }
+            }
+        }
+        false
     }
 
     fn remember(&self, waker: &Waker) {

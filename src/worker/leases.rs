@@ -28,6 +28,9 @@ use crate::upstream::status::{State, Status};
 /// Who waits elsewhere goes before an own client only after this part of `lease_timeout`.
 const FOREIGN_PATIENCE: u32 = 4;
 
+/// A free permit must have the time to be found.
+const MIN_WAIT: Duration = Duration::from_millis(20);
+
 /// A leased connection of this worker.
 pub type Lease = Rc<Conn<Target>>;
 
@@ -87,7 +90,7 @@ impl Leases {
             number,
             since: worker.link.now(),
             outcome: Rc::default(),
-            limit: Box::pin(sleep(worker.link.dialer.config.lease_timeout)),
+            limit: Box::pin(sleep(worker.link.dialer.config.lease_timeout.max(MIN_WAIT))),
             overdue: false,
         };
         stats.counters.leases_awaited.add(1);

@@ -41,6 +41,11 @@ impl Attached {
         self.end_errand(worker);
     }
 
+    /// The held command waits for a leased connection.
+    pub fn awaits_lease(&self) -> bool {
+        matches!(self.errand.as_deref(), Some(Errand::Lease(_)))
+    }
+
     /// What the held command waited for is not wanted any more.
     fn end_errand(&mut self, worker: &Worker) {
         if let Some(Errand::Lease(wait)) = self.errand.take().as_deref() {
