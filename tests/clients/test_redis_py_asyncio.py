@@ -20,10 +20,14 @@ def within(seconds):
 
 @pytest.fixture
 def connect(endpoint, protocol):
-    """Makes a client that speaks the protocol under test; it belongs to the loop of the test."""
+    """Makes a client that speaks the protocol under test; it belongs to the loop of the test.
+
+    It has no time-out of its own: with one, redis-py sends by `asyncio.wait_for`, which before Python 3.12 forgets a
+    cancellation that meets the end of the sending.
+    """
     def connect(**options):
-        return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, protocol=protocol, socket_timeout=60,
-                                   max_connections=1000, **{"decode_responses": True, **options})
+        return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, protocol=protocol, socket_timeout=None,
+                                   decode_responses=True, max_connections=1000, **options)
     return connect
 
 
