@@ -112,7 +112,8 @@ def client(endpoint, protocol):
 
 @pytest.fixture
 def text_client(endpoint, protocol):
-    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, socket_timeout=30, decode_responses=True) as client:
+    options = {"protocol": protocol, "socket_timeout": 30, "decode_responses": True}
+    with redis.Redis(endpoint.host, endpoint.port, **options) as client:
         yield client
 
 

@@ -23,8 +23,9 @@ def worker(endpoint, tmp_path):
     def start(*command):
         path = tmp_path / f"worker-{len(started)}.log"
         with open(path, "wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", *command], cwd=HERE, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       env={**os.environ, "TEST_REDIS_URL": url, "PYTHONPATH": str(HERE)})
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=HERE, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "TEST_REDIS_URL": url, "PYTHONPATH": str(HERE)})
         process.log = path
         started.append(process)
         return process
@@ -48,7 +49,7 @@ def celery(endpoint, monkeypatch, worker):
     monkeypatch.setenv("TEST_REDIS_URL", f"redis://{endpoint.host}:{endpoint.port}")
     sys.modules.pop("apps.celery_app", None)
     application = importlib.import_module("apps.celery_app")
-    process = worker("celery", "-A", "apps.celery_app", "worker", "-P", "threads", "-c", "4", "-l", "info", "-n", "one@test")
+    process = worker("celery", "-A", "apps.celery_app", "worker", "-P", "threads", "-c", "4", "-n", "one@test")
     # Answered by remote control, over publish/subscribe.
     try:
         eventually(lambda: application.app.control.ping(["one@test"], timeout=1), 60)
@@ -100,7 +101,8 @@ def rq_redis(endpoint, protocol):
 
 
 def rq_worker(worker, endpoint, *options):
-    return worker("rq.cli", "worker", "-w", "rq.SimpleWorker", "-u", f"redis://{endpoint.host}:{endpoint.port}", *options, "high", "low")
+    url = f"redis://{endpoint.host}:{endpoint.port}"
+    return worker("rq.cli", "worker", "-w", "rq.SimpleWorker", "-u", url, *options)
 
 
 def test_rq_works_off_a_queue_in_one_burst(rq_redis, worker, endpoint):
@@ -113,7 +115,7 @@ def test_rq_works_off_a_queue_in_one_burst(rq_redis, worker, endpoint):
     retried = high.enqueue(rq_jobs.needs_attempts, 3, retry=Retry(max=5))
     hopeless = high.enqueue(rq_jobs.needs_attempts, 9, retry=Retry(max=1))
     many = high.enqueue_many([Queue.prepare_data(rq_jobs.double, (n,)) for n in range(10)])
-    process = rq_worker(worker, endpoint, "--burst")
+    process = rq_worker(worker, endpoint, "--burst", "high", "low")
     assert process.wait(60) == 0, process.log.read_text()
     assert [job.return_value() for job in jobs] == [2 * n for n in range(40)]
     assert depending.return_value() == 2 * sum(range(40)), process.log.read_text()[-3000:]
@@ -123,12 +125,13 @@ def test_rq_works_off_a_queue_in_one_burst(rq_redis, worker, endpoint):
     assert rq_redis.get("runs:double") == b"50" and not high.count and not low.count
 
 
-def test_rq_waits_for_jobs_and_obeys_commands(rq_redis, worker, endpoint):
+@pytest.mark.parametrize("queues", [["low"], ["high", "low"]], ids=["blmove", "blpop"])
+def test_rq_waits_for_jobs_and_obeys_commands(rq_redis, worker, endpoint, queues):
     from rq import Queue, Worker
     from rq.command import send_shutdown_command
     from apps import rq_jobs
 
-    process = rq_worker(worker, endpoint, "--name", "waiting")
+    process = rq_worker(worker, endpoint, "--name", "waiting", *queues)
     eventually(lambda: Worker.count(connection=rq_redis) == 1, 60, what="the worker registers")
     low = Queue("low", connection=rq_redis)
     endpoint.server.wait_for_blocked(1)

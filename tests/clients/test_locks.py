@@ -1,7 +1,8 @@
 """Locks of the ecosystem, unchanged: redis-py's Lock, and Redlock over several masters by pottery and by node-redlock.
 
-At most one holder at a time, the lock goes to the next when it is released or has expired, and nobody releases another's. The
-masters of Redlock are databases of one server here: each has its own keys, which is all that the algorithm asks of them.
+At most one holder at a time, the lock goes to the next when it is released or has expired, and nobody releases
+another's. The masters of Redlock are databases of one server here: each has its own keys, which is all that the
+algorithm asks of them.
 """
 
 import threading
@@ -83,7 +84,7 @@ def test_redis_pys_lock_goes_to_a_waiter(text_client):
 
 @pytest.fixture
 def masters(endpoint, protocol):
-    clients = {redis.Redis(endpoint.host, endpoint.port, db=db, protocol=protocol, socket_timeout=30) for db in range(3)}
+    clients = {redis.Redis(endpoint.host, endpoint.port, db, protocol=protocol, socket_timeout=30) for db in range(3)}
     yield clients
     for client in clients:
         client.close()

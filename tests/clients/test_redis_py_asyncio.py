@@ -1,4 +1,6 @@
-"""redis-py's asyncio client, unchanged, in both protocols: transactions, locks, publish/subscribe, waits that are cancelled."""
+"""redis-py's asyncio client, unchanged, in both protocols: transactions, locks, publish/subscribe,
+waits that are cancelled.
+"""
 
 import asyncio
 import functools
@@ -132,7 +134,8 @@ async def test_subscribers_are_fed_while_others_work(connect):
         for n in range(20):
             await r.publish("all", n)
         # Of different publishers, no order is promised between them.
-        await asyncio.gather(*(r.publish(f"own.{n}", "mine") for n in range(50)), *(r.publish(f"group.{n}.x", n) for n in range(5)))
+        await asyncio.gather(*(r.publish(f"own.{n}", "mine") for n in range(50)))
+        await asyncio.gather(*(r.publish(f"group.{n}.x", n) for n in range(5)))
         await r.publish("all", "end")
         for n, listener in enumerate(listeners):
             heard = await listener
@@ -172,7 +175,8 @@ async def test_waits_of_one_loop_are_served_apart(connect, endpoint):
 @within(60)
 async def test_a_cancelled_wait_takes_nothing_and_leaves_nothing(connect, endpoint):
     async with connect() as r:
-        for call in (lambda: r.blpop("q", timeout=0), lambda: r.blmove("q", "to", 0), lambda: r.xread({"s": "$"}, block=0)):
+        calls = (lambda: r.blpop("q", timeout=0), lambda: r.blmove("q", "to", 0), lambda: r.xread({"s": "$"}, block=0))
+        for call in calls:
             wait = asyncio.create_task(call())
             await blocked(endpoint, 1)
             wait.cancel()
@@ -193,7 +197,8 @@ async def test_some_cancelled_waits_cost_the_others_nothing(connect, endpoint):
             await blocked(endpoint, 10)
             for wait in waits[::2]:
                 wait.cancel()
-            assert [type(e) for e in await asyncio.gather(*waits[::2], return_exceptions=True)] == [asyncio.CancelledError] * 5
+            ends = await asyncio.gather(*waits[::2], return_exceptions=True)
+            assert [type(end) for end in ends] == [asyncio.CancelledError] * 5
             await blocked(endpoint, 5)
             await r.rpush("q", *range(5))
             assert sorted([(await wait)[1] for wait in waits[1::2]]) == [str(n) for n in range(5)]

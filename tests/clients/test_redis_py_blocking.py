@@ -1,7 +1,7 @@
 """redis-py's blocking commands, unchanged, in both protocols: lists, sorted sets, streams with consumer groups, WAIT.
 
-A waiting client gets the element or its time-out and no other client's; nothing that was pushed is lost or popped twice,
-even where clients go away, are unblocked or give up while they wait.
+A waiting client gets the element or its time-out and no other client's; nothing that was pushed is lost or popped
+twice, even where clients go away, are unblocked or give up while they wait.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError, TimeoutError
 from harness.ports import eventually
 from harness.resp import array, bulk, encode
 
-# Each blocks on the key `q` for a time-out in seconds; on a queue of one element named "x" it answers what is beside it.
+# Each blocks on the key `q` for a time-out in seconds; where `q` has the one element "x" it answers what is beside it.
 LIST_CALLS = {
     "blpop": (lambda r, t: r.blpop(["none", "q"], timeout=t), ["q", "x"]),
     "brpop": (lambda r, t: r.brpop("q", timeout=t), ["q", "x"]),
@@ -224,7 +224,8 @@ def test_consumers_of_a_group_share_the_work(endpoint, protocol, text_client):
 
     def consume(name):
         mine = []
-        with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, socket_timeout=60, decode_responses=True) as r:
+        options = {"protocol": protocol, "socket_timeout": 60, "decode_responses": True}
+        with redis.Redis(endpoint.host, endpoint.port, **options) as r:
             while True:
                 for entry, fields in entries(r.xreadgroup("g", name, {"s": ">"}, count=5, block=60_000)):
                     assert r.xack("s", "g", entry) == 1

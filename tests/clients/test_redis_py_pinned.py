@@ -1,5 +1,5 @@
-"""redis-py's use of connection state, unchanged, in both protocols: MONITOR, its client-side cache, CLIENT TRACKING by hand,
-RESET, HELLO and QUIT, several databases, scripts and functions.
+"""redis-py's use of connection state, unchanged, in both protocols: MONITOR, its client-side cache, CLIENT TRACKING by
+hand, RESET, HELLO and QUIT, several databases, scripts and functions.
 
 What one client turns on is on for it alone and off after RESET or its end.
 """
@@ -190,7 +190,8 @@ def test_tracking_can_be_redirected_to_another_connection(endpoint):
         assert raw.raw("GET", "k") == b"$-1\r\n"
         other.command("SET", "k", 1)
         ear.exactly(array(bulk("message"), bulk("__redis__:invalidate"), array(bulk("k"))))
-        assert raw.raw("CLIENT", "TRACKING", "ON", "REDIRECT", 2**40).startswith(b"-ERR The client ID you want redirect to")
+        reply = raw.raw("CLIENT", "TRACKING", "ON", "REDIRECT", 2**40)
+        assert reply.startswith(b"-ERR The client ID you want redirect to")
         raw.nothing_left()
 
 
@@ -198,9 +199,9 @@ def test_tracking_can_be_redirected_to_another_connection(endpoint):
 
 def test_reset_ends_every_state(endpoint):
     with endpoint.connect() as raw, endpoint.connect() as other:
-        for state in ([("MULTI",), ("SET", "never", 1)], [("WATCH", "k"), ("MULTI",)], [("SUBSCRIBE", "c")], [("PSUBSCRIBE", "*")],
-                      [("SSUBSCRIBE", "s")], [("SELECT", 4)], [("HELLO", 3), ("CLIENT", "TRACKING", "ON"), ("GET", "k")],
-                      [("CLIENT", "SETNAME", "x")]):
+        for state in ([("MULTI",), ("SET", "never", 1)], [("WATCH", "k"), ("MULTI",)], [("SUBSCRIBE", "c")],
+                      [("PSUBSCRIBE", "*")], [("SSUBSCRIBE", "s")], [("SELECT", 4)], [("CLIENT", "SETNAME", "x")],
+                      [("HELLO", 3), ("CLIENT", "TRACKING", "ON"), ("GET", "k")]):
             for command in state:
                 assert not raw.raw(*command).startswith(b"-"), command
             assert raw.raw("RESET") == b"+RESET\r\n", state
@@ -212,8 +213,8 @@ def test_reset_ends_every_state(endpoint):
 
 
 def test_a_new_client_finds_no_state_of_former_ones(endpoint):
-    states = [("SUBSCRIBE", "c"), ("SELECT", 4), ("HELLO", 3), ("CLIENT", "SETNAME", "x"), ("MULTI",), ("WATCH", "k"), ("MONITOR",),
-              ("CLIENT", "REPLY", "OFF")]
+    states = [("SUBSCRIBE", "c"), ("SELECT", 4), ("HELLO", 3), ("CLIENT", "SETNAME", "x"), ("MULTI",), ("WATCH", "k"),
+              ("MONITOR",), ("CLIENT", "REPLY", "OFF")]
     for state in states * 3:
         with endpoint.connect() as raw:
             raw.send(encode(*state) + encode("GET", "k"))
@@ -237,7 +238,8 @@ def test_unknown_commands_are_answered_as_redis_does(text_client):
 
 @pytest.fixture
 def databases(endpoint, protocol):
-    clients = [redis.Redis(endpoint.host, endpoint.port, db=db, protocol=protocol, decode_responses=True) for db in range(6)]
+    options = {"protocol": protocol, "decode_responses": True}
+    clients = [redis.Redis(endpoint.host, endpoint.port, db=db, **options) for db in range(6)]
     yield clients
     for client in clients:
         client.close()

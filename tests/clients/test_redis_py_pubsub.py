@@ -1,7 +1,7 @@
 """redis-py's publish/subscribe, unchanged, in both protocols: channels, patterns, shard channels, threads, key events.
 
-Every subscriber gets every message once and in order, after the confirmation of its subscription, and nothing else; what one
-client subscribes to changes nothing for another on the same channel.
+Every subscriber gets every message once and in order, after the confirmation of its subscription, and nothing else;
+what one client subscribes to changes nothing for another on the same channel.
 """
 
 import threading
@@ -154,7 +154,8 @@ def test_publish_and_pubsub_count_what_redis_counts(text_client, endpoint):
         assert text_client.pubsub_numpat() == 4
         for other in others:
             other.close()
-        eventually(lambda: text_client.pubsub_numsub("only.one") == [("only.one", 1)] and text_client.pubsub_numpat() == 1)
+        eventually(lambda: text_client.pubsub_numsub("only.one") == [("only.one", 1)])
+        eventually(lambda: text_client.pubsub_numpat() == 1)
         # Who is subscribed at the server itself counts too.
         with endpoint.server.connect() as direct:
             direct.command("SUBSCRIBE", "only.one", "elsewhere")
@@ -210,7 +211,8 @@ def test_a_killed_subscriber_subscribes_again(text_client):
 
 
 def test_health_checks_of_a_subscriber_stay_out_of_its_messages(endpoint, protocol):
-    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, decode_responses=True, health_check_interval=60) as r:
+    options = {"protocol": protocol, "decode_responses": True, "health_check_interval": 60}
+    with redis.Redis(endpoint.host, endpoint.port, **options) as r:
         with r.pubsub() as subscriber:
             subscriber.subscribe("news")
             take(subscriber, 1)
@@ -262,7 +264,8 @@ def test_a_subscribed_resp2_client_may_do_little_else(endpoint):
         raw.send(encode("SUBSCRIBE", "a", "b", "a") + encode("GET", "k") + encode("PING") + encode("PING", "hi"))
         for name, count in (("a", 1), ("b", 2), ("a", 2)):
             raw.exactly(array(bulk("subscribe"), bulk(name), b":%d\r\n" % count))
-        assert raw.reply_bytes().startswith(b"-ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET")
+        allowed = b"(P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET"
+        assert raw.reply_bytes().startswith(b"-ERR Can't execute 'get': only " + allowed)
         raw.exactly(array(bulk("pong"), bulk("")) + array(bulk("pong"), bulk("hi")))
         raw.send(encode("UNSUBSCRIBE") + encode("GET", "k"))
         left = {raw.reply_bytes(), raw.reply_bytes()}
@@ -271,7 +274,8 @@ def test_a_subscribed_resp2_client_may_do_little_else(endpoint):
         assert left in (a_first, b_first)
         raw.exactly(b"$-1\r\n")
         raw.send(encode("UNSUBSCRIBE") + encode("PUNSUBSCRIBE", "none"))
-        raw.exactly(array(bulk("unsubscribe"), b"$-1\r\n", b":0\r\n") + array(bulk("punsubscribe"), bulk("none"), b":0\r\n"))
+        raw.exactly(array(bulk("unsubscribe"), b"$-1\r\n", b":0\r\n"))
+        raw.exactly(array(bulk("punsubscribe"), bulk("none"), b":0\r\n"))
         raw.send(encode("SUBSCRIBE", "c") + encode("RESET") + encode("GET", "k"))
         raw.exactly(array(bulk("subscribe"), bulk("c"), b":1\r\n") + b"+RESET\r\n$-1\r\n")
         endpoint.server.control("PUBLISH", "c", "unheard")
@@ -304,7 +308,8 @@ def test_subscribing_in_a_script_is_refused(text_client):
 
 
 def test_both_protocols_hear_the_same_message(endpoint):
-    clients = [redis.Redis(endpoint.host, endpoint.port, protocol=protocol, decode_responses=True) for protocol in (2, 3, 2, 3)]
+    clients = [redis.Redis(endpoint.host, endpoint.port, protocol=protocol, decode_responses=True)
+               for protocol in (2, 3, 2, 3)]
     subscribers = [client.pubsub() for client in clients]
     for subscriber in subscribers:
         subscriber.subscribe("news")

@@ -1,4 +1,4 @@
-"""redis-py's transactions, unchanged, in both protocols: MULTI/EXEC pipelines, WATCH and `transaction()` under contention.
+"""redis-py's transactions, unchanged, in both protocols: MULTI/EXEC pipelines, WATCH, `transaction()` under contention.
 
 A transaction is applied whole, alone and in order, or not at all; its replies and errors are its own client's.
 """
@@ -16,7 +16,8 @@ from harness.resp import array, bulk, encode
 @pytest.fixture
 def other(endpoint, protocol):
     """A client that changes what the first one watches."""
-    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, socket_timeout=30, decode_responses=True) as other:
+    options = {"protocol": protocol, "socket_timeout": 30, "decode_responses": True}
+    with redis.Redis(endpoint.host, endpoint.port, **options) as other:
         yield other
 
 
@@ -93,9 +94,13 @@ def test_transactions_of_many_clients_do_not_mix(endpoint, protocol):
 
 def test_a_watched_key_that_changed_aborts(text_client, other):
     changes = {
-        "set": lambda: other.set("k", 2), "delete": lambda: other.delete("k"), "expire": lambda: other.pexpire("k", 1),
-        "transaction": lambda: other.pipeline().incr("k").execute(), "script": lambda: other.eval(
-            "return redis.call('INCR', KEYS[1])", 1, "k"), "flush": other.flushdb, "rename": lambda: other.rename("k", "l"),
+        "set": lambda: other.set("k", 2),
+        "delete": lambda: other.delete("k"),
+        "expire": lambda: other.pexpire("k", 1),
+        "transaction": lambda: other.pipeline().incr("k").execute(),
+        "script": lambda: other.eval("return redis.call('INCR', KEYS[1])", 1, "k"),
+        "flush": other.flushdb,
+        "rename": lambda: other.rename("k", "l"),
     }
     for name, change in changes.items():
         text_client.set("k", 1)
@@ -177,7 +182,7 @@ def test_a_transfer_between_accounts_keeps_the_sum(endpoint, protocol):
             if source == target:
                 continue
 
-            def transfer(pipe):
+            def transfer(pipe, source=source, target=target):
                 left, right = (int(v) for v in pipe.mget(source, target))
                 pipe.multi()
                 pipe.set(source, left - 7)

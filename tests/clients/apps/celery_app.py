@@ -1,4 +1,7 @@
-"""A Celery application: tasks that succeed, fail, are tried again, wait for each other. TEST_REDIS_URL is broker and results."""
+"""A Celery application: tasks that succeed, fail, are tried again, wait for each other.
+
+TEST_REDIS_URL is its broker and keeps its results.
+"""
 
 import os
 

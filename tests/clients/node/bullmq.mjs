@@ -1,4 +1,4 @@
-// BullMQ, unchanged, over the client library that TEST_CLIENT names: every job is processed once, whatever happens to it.
+// BullMQ, unchanged, over the client library that TEST_CLIENT names: every job is processed once, whatever happens.
 import { FlowProducer, Job, Queue, QueueEvents, Worker } from 'bullmq'
 import Redis from 'ioredis'
 import { createClient } from 'redis'
@@ -7,6 +7,8 @@ import { assert, host, port, main, until } from './common.mjs'
 const range = n => Array.from({ length: n }, (_, i) => i)
 const connection = process.env.TEST_CLIENT === 'redis' ? createClient({ socket: { host, port } }) : { host, port }
 const admin = new Redis({ host, port })
+
+const finished = (jobs, events) => Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000)))
 
 // A queue with its events and some workers, closed at the end of the step.
 async function withQueue(name, { workers = 1, options = {}, process }, step) {
@@ -39,7 +41,7 @@ await main({
       events.on('progress', ({ jobId }) => progress.add(jobId))
       const jobs = await queue.addBulk(range(150).map(n => ({ name: 'double', data: { n } })))
       jobs.push(...await Promise.all(range(50).map(n => queue.add('double', { n: 150 + n }, { priority: 1 + n % 3 }))))
-      assert.deepEqual(await Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000))), range(200).map(n => 2 * n))
+      assert.deepEqual(await finished(jobs, events), range(200).map(n => 2 * n))
       assert.deepEqual(processed.sort((a, b) => a - b), range(200))
       await until(() => completed.size === 200 && progress.size === 200, 'all events')
       assert.equal((await queue.getJobCounts()).completed, 200)
@@ -55,11 +57,12 @@ await main({
   },
   'delayed jobs come later and in their order': async () => {
     const order = []
-    await withQueue('delayed', { process: async job => order.push(job.data), options: { concurrency: 1 } }, async (queue, events) => {
+    const process = async job => order.push(job.data)
+    await withQueue('delayed', { process, options: { concurrency: 1 } }, async (queue, events) => {
       const jobs = await Promise.all([2000, 1500, 1750].map(delay => queue.add('later', delay, { delay })))
       assert.equal((await queue.getJobCounts()).delayed, 3)
       jobs.push(await queue.add('now', 0))
-      await Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000)))
+      await finished(jobs, events)
       assert.deepEqual(order, [0, 1500, 1750, 2000])
     })
   },
@@ -72,8 +75,9 @@ await main({
     }
     await withQueue('retried', { workers: 2, process }, async (queue, events) => {
       const backoff = { type: 'exponential', delay: 20 }
-      const jobs = await Promise.all(range(9).map(n => queue.add('retry', { needs: 1 + n % 3 }, { attempts: 4, backoff })))
-      assert.deepEqual(await Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000))), range(9).map(n => 1 + n % 3))
+      const options = { attempts: 4, backoff }
+      const jobs = await Promise.all(range(9).map(n => queue.add('retry', { needs: 1 + n % 3 }, options)))
+      assert.deepEqual(await finished(jobs, events), range(9).map(n => 1 + n % 3))
       const hopeless = await queue.add('retry', { needs: 9 }, { attempts: 2 })
       await assert.rejects(hopeless.waitUntilFinished(events, 50_000), /not yet/)
       assert.equal((await Job.fromId(queue, hopeless.id)).attemptsMade, 2)
@@ -84,9 +88,10 @@ await main({
   'a rate limit spreads the jobs and loses none': async () => {
     const times = []
     const options = { limiter: { max: 5, duration: 100 } }
-    await withQueue('limited', { workers: 2, process: async () => times.push(Date.now()), options }, async (queue, events) => {
+    const process = async () => times.push(Date.now())
+    await withQueue('limited', { workers: 2, process, options }, async (queue, events) => {
       const jobs = await queue.addBulk(range(15).map(n => ({ name: 'limited', data: n })))
-      await Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000)))
+      await finished(jobs, events)
       assert.equal(times.length, 15)
     })
   },
@@ -120,7 +125,7 @@ await main({
       assert.equal(await queue.isPaused(), true)
       assert.deepEqual(processed, [])
       await queue.resume()
-      await Promise.all(jobs.map(job => job.waitUntilFinished(events, 50_000)))
+      await finished(jobs, events)
       assert.equal(processed.length, 10)
       await queue.drain()
       await queue.obliterate({ force: true })

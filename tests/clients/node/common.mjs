@@ -40,6 +40,7 @@ export async function until(check, what) {
 }
 
 // Until so many clients wait in blocking commands; `info` asks the server.
-export const untilBlocked = (info, n) => until(async () => (await info()).includes(`blocked_clients:${n}\r\n`), `${n} clients wait`)
+export const untilBlocked = (info, n) =>
+  until(async () => (await info()).includes(`blocked_clients:${n}\r\n`), `${n} clients wait`)
 
 export { assert }

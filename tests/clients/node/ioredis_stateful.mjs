@@ -1,4 +1,4 @@
-// ioredis, unchanged, where its connections carry state: transactions, watches, waits, subscriptions, MONITOR, prefixes, scripts.
+// ioredis, unchanged, where its connections carry state: transactions, waits, subscriptions, MONITOR, scripts.
 import Redis from 'ioredis'
 import { assert, host, port, main, until, untilBlocked } from './common.mjs'
 
@@ -32,7 +32,8 @@ await main({
   },
   'a pipeline may hold transactions': async () => {
     const r = open()
-    const replies = await r.pipeline().set('p', 1).multi().incr('p').incr('p').exec().get('p').multi().del('p').exec().get('p').exec()
+    const replies = await r.pipeline()
+      .set('p', 1).multi().incr('p').incr('p').exec().get('p').multi().del('p').exec().get('p').exec()
     assert.deepEqual(replies.map(([, reply]) => reply),
       ['OK', 'OK', 'QUEUED', 'QUEUED', [2, 3], '3', 'OK', 'QUEUED', [1], null])
     await r.quit()
@@ -87,7 +88,10 @@ await main({
     assert.deepEqual(await r.call('BLMPOP', 5, 1, 'moved', 'LEFT'), ['moved', ['for 8']])
     // What follows a wait on the same connection waits too.
     const order = []
-    const both = [waiters[0].blpop('late', 0).then(() => order.push('blpop')), waiters[0].get('k').then(() => order.push('get'))]
+    const both = [
+      waiters[0].blpop('late', 0).then(() => order.push('blpop')),
+      waiters[0].get('k').then(() => order.push('get')),
+    ]
     await blocked(1)
     await r.rpush('late', 'x')
     await Promise.all(both)
@@ -112,7 +116,8 @@ await main({
     assert.deepEqual(await wait, [['s', [[id, ['n', '1']]]]])
     assert.equal(await reader.xread('BLOCK', 20, 'STREAMS', 's', '$'), null)
     await admin.xgroup('CREATE', 's', 'g', '$')
-    const waits = [one, two].map((c, n) => c.xreadgroup('GROUP', 'g', `c${n}`, 'COUNT', 1, 'BLOCK', 0, 'STREAMS', 's', '>'))
+    const waits = [one, two].map((c, n) =>
+      c.xreadgroup('GROUP', 'g', `c${n}`, 'COUNT', 1, 'BLOCK', 0, 'STREAMS', 's', '>'))
     await blocked(2)
     await admin.xadd('s', '*', 'n', 2)
     await admin.xadd('s', '*', 'n', 3)
@@ -136,7 +141,8 @@ await main({
     assert.equal(await admin.publish('b', '2'), 1)
     assert.equal(await admin.spublish('shard', '3'), 1)
     await until(() => heard.length === 4, 'four messages')
-    assert.deepEqual(heard.sort(), [['message', 'a', '1'], ['message', 'b', '2'], ['pmessage', 'a*', 'a', '1'], ['smessage', 'shard', '3']])
+    assert.deepEqual(heard.sort(), [
+      ['message', 'a', '1'], ['message', 'b', '2'], ['pmessage', 'a*', 'a', '1'], ['smessage', 'shard', '3']])
     assert.equal(await sub.unsubscribe('a'), 2)
     assert.equal(await sub.unsubscribe('b'), 1)
     assert.equal(await sub.punsubscribe('a*'), 0)

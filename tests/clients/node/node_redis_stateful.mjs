@@ -18,7 +18,8 @@ const blocked = n => untilBlocked(() => admin.info('clients'), n)
 await main({
   'a transaction answers every command': async () => {
     const r = await open()
-    assert.deepEqual(await r.multi().set('k', 'v').get('k').incr('n').zAdd('z', { score: 1.5, value: 'm' }).zScore('z', 'm').exec(),
+    const member = { score: 1.5, value: 'm' }
+    assert.deepEqual(await r.multi().set('k', 'v').get('k').incr('n').zAdd('z', member).zScore('z', 'm').exec(),
       ['OK', 'v', 1, 1, 1.5])
     assert.deepEqual({ ...(await r.multi().hSet('h', 'a', '1').hGetAll('h').exec())[1] }, { a: '1' })
     await assert.rejects(r.multi().incr('n').lPush('k', 'x').incr('n').exec(), e => {
@@ -132,7 +133,8 @@ await main({
     assert.equal(await admin.sPublish('shard', '3'), 1)
     await until(() => heard.length === 5, 'five messages')
     assert.deepEqual(heard.sort(), [
-      ['buffer', 'a', '1'], ['message', 'a', '1'], ['message', 'b', '2'], ['pmessage', 'a', '1'], ['smessage', 'shard', '3']])
+      ['buffer', 'a', '1'], ['message', 'a', '1'], ['message', 'b', '2'], ['pmessage', 'a', '1'],
+      ['smessage', 'shard', '3']])
     await sub.unsubscribe(['a', 'b'])
     await sub.pUnsubscribe('a*')
     await shard.sUnsubscribe('shard')

@@ -1,4 +1,4 @@
-// socket.io with its Redis adapter, unchanged: two servers, clients on both, each message reaches each of its receivers once.
+// socket.io with its Redis adapter, unchanged: two servers, clients on both, each message arrives exactly once.
 // TEST_ADAPTER names the adapter and the client library under it.
 import { createServer } from 'node:http'
 import { createAdapter, createShardedAdapter } from '@socket.io/redis-adapter'
@@ -20,7 +20,8 @@ async function redisClient() {
 
 async function startServer(n) {
   const [pub, sub] = [await redisClient(), await redisClient()]
-  const adapter = kind === 'sharded' ? createShardedAdapter(pub, sub) : createAdapter(pub, sub, { requestsTimeout: 30_000 })
+  const sharded = kind === 'sharded'
+  const adapter = sharded ? createShardedAdapter(pub, sub) : createAdapter(pub, sub, { requestsTimeout: 30_000 })
   const http = createServer()
   await new Promise(resolve => http.listen(0, '127.0.0.1', resolve))
   const server = new Server(http, { adapter })
@@ -50,9 +51,10 @@ const servers = await Promise.all([0, 1].map(startServer))
 const clients = await Promise.all(range(10).map(n => connectClient(servers[n % 2])))
 const [left, right] = servers
 // Two servers know of each other when each counts both.
-await until(async () => (await Promise.all(servers.map(s => s.of('/').adapter.serverCount()))).every(n => n === 2), 'both servers')
+const counts = () => Promise.all(servers.map(s => s.of('/').adapter.serverCount()))
+await until(async () => (await counts()).every(n => n === 2), 'both servers')
 
-// A join is answered before the subscription that it needs is made: nothing is said until both servers reach all receivers.
+// A join is answered before the subscription that it needs is made: nothing is said before both servers reach all.
 async function reachedFromBoth(receivers, from = server => server) {
   clients.forEach(c => { c.heard.length = 0; c.probes.clear() })
   await until(() => {
