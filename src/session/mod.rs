@@ -14,14 +14,18 @@ pub mod errors;
 mod large;
 mod local;
 mod pending;
+mod pin;
 mod router;
+mod special;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use client::{KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
+use self::special::Special;
 use crate::commands::{Class, CommandId, Spec};
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
@@ -101,6 +105,7 @@ pub struct Session {
     no_evict: bool,
     no_touch: bool,
     labels: Option<Box<Labels>>,
+    special: Option<Box<Special>>,
     pending: Pending,
     last_command: CommandId,
 }
@@ -143,6 +148,7 @@ impl Session {
             no_evict: false,
             no_touch: false,
             labels: None,
+            special: None,
             pending: Pending::default(),
             last_command: CommandId::default(),
         }
@@ -161,11 +167,6 @@ impl Session {
     /// A large request is on its way to the leased connection.
     pub fn is_streaming(&self) -> bool {
         matches!(self.mode, Mode::Streaming)
-    }
-
-    /// The leased connection is needed beyond what is in flight.
-    pub fn needs_lease(&self) -> bool {
-        self.is_streaming()
     }
 
     /// Names the client gave itself.
@@ -191,6 +192,9 @@ impl Session {
     /// Upstream replies have been put out: what waited only for them follows into `out`.
     pub fn handle_replies(&mut self, n: u32, out: &mut Vec<u8>) {
         self.pending.complete(n, out);
+        if self.special.is_some() {
+            self.settle();
+        }
     }
 
     /// `n` commands in flight are answered with an error instead; `visible` is false where the
@@ -202,6 +206,7 @@ impl Session {
             }
         }
         self.pending.complete(n, out);
+        self.settle();
     }
 
     /// Takes what the client sent. `input` begins with what the last call left over.
@@ -306,7 +311,10 @@ impl Session {
 
     /// Nothing about this session asks for a closer look at its commands.
     fn is_plain(&self) -> bool {
-        self.authenticated && self.reply_mode == ReplyMode::On && !self.must_drain
+        self.authenticated
+            && self.reply_mode == ReplyMode::On
+            && !self.must_drain
+            && self.special.is_none()
     }
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
