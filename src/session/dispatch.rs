@@ -154,7 +154,7 @@ impl Session {
                 };
                 self.answer_refused(text, out, env)
             }
-            Poll::Ready(_) if self.has_pin(Pin::Monitor) => {
+            Poll::Ready(_) if self.has_pin(Pin::Monitor) || !is_name(args[0]) => {
                 self.answer_refused(errors::unknown(args), out, env)
             }
             Poll::Ready(_) => self.send_unknown(command, out, env, router),
@@ -266,6 +266,13 @@ fn tells_tracking(spec: &Spec) -> bool {
 /// `INFO nearkey`.
 fn asks_proxy(spec: &Spec, args: &[&[u8]]) -> bool {
     is_info(spec) && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey")
+}
+
+/// What a command can be called. Garbage is answered like the unknown command that it is, and causes no
+/// work elsewhere.
+fn is_name(word: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-|".contains(byte);
+    word.first().is_some_and(u8::is_ascii_alphanumeric) && word.iter().all(is_plain)
 }
 
 /// The first word of an HTTP request that is taken for a command, as Redis has it.
