@@ -44,13 +44,21 @@ impl Session {
         env: &Env<'_>,
         router: &mut R,
     ) -> Verdict {
-        match self.poll_own_lease(router) {
+        let patient = spec.flags.contains(Flags::BLOCKING);
+        let lease = self.poll_own_lease(router);
+        if patient {
+            // From here on nobody waits for it but its client.
+            self.special_mut().blocked = true;
+        }
+        match lease {
             Poll::Pending => return Verdict::Hold,
-            Poll::Ready(Err(text)) => return self.answer_refused(text, out, env),
+            Poll::Ready(Err(text)) => {
+                self.settle();
+                return self.answer_refused(text, out, env);
+            }
             Poll::Ready(Ok(())) => {}
         }
         self.last_command = spec.id();
-        let patient = spec.flags.contains(Flags::BLOCKING);
         let mut terms = Terms {
             patient,
             ..self.handling().into()
@@ -67,9 +75,6 @@ impl Session {
             self.send_leased(command, 1, terms, router);
         }
         self.must_drain = !self.is_pinned();
-        if patient {
-            self.special_mut().blocked = true;
-        }
         Verdict::Done
     }
 

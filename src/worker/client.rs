@@ -231,8 +231,13 @@ impl Client {
             return false; // woken with the next reply
         }
         let target = || Target::Client(self.clone());
-        if let (true, Some(lease)) = (inner.session.is_streaming(), &inner.attached.lease) {
-            let room = lease.backlog() <= STREAM_BACKLOG;
+        if let (true, Some(lease)) = (inner.session.needs_lease(), &inner.attached.lease) {
+            let limit = if inner.session.is_streaming() {
+                STREAM_BACKLOG
+            } else {
+                BACKLOG_HIGH
+            };
+            let room = lease.backlog() <= limit;
             if !room {
                 lease.wait_for_room(target());
             }
