@@ -4,8 +4,8 @@ use std::task::Poll;
 
 use super::{Env, ReplyMode, Router, Session, Verdict, errors};
 use crate::resp::{Protocol, encode};
-use crate::upstream::LaneKey;
 use crate::upstream::facts::{Facts, Identity};
+use crate::upstream::{IdentityId, LaneKey};
 
 /// What HELLO asked for.
 #[derive(Default)]
@@ -100,9 +100,16 @@ impl Session {
             encode::error(reply, errors::WRONGPASS);
             return Verdict::Done;
         }
+        if self.is_pinned() && hello.protocol.is_some_and(|p| p != self.key.protocol) {
+            encode::error(reply, errors::NO_PROTOCOL_CHANGE);
+            return Verdict::Done;
+        }
         let wants_resp3 = hello.protocol == Some(Protocol::Resp3);
         if wants_resp3 && self.key.protocol != Protocol::Resp3 {
-            match router.poll_resp3(self.key.db) {
+            match router.poll_resp3(LaneKey {
+                protocol: Protocol::Resp3,
+                ..self.key
+            }) {
                 Poll::Pending => return Verdict::Hold,
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => {
@@ -166,6 +173,7 @@ impl Session {
         self.set_key(LaneKey {
             db: env.settings.database,
             protocol: Protocol::Resp2,
+            identity: IdentityId::OWN,
         });
         encode::simple(reply, "RESET");
     }

@@ -37,11 +37,14 @@ impl Session {
             "SELECT" => return self.select(args, reply, router),
             "AUTH" => self.auth(args, reply, env),
             "HELLO" => return self.hello(args, reply, env, router),
-            "RESET" => self.reset(reply, env),
+            "RESET" => {
+                self.leave_states(router);
+                self.reset(reply, env);
+            }
             "CLIENT" => return self.client(spec, args, reply, env, router),
             "NEARKEY" => return nearkey(args, reply, router),
             "INFO" => return answer_query(&Query::ProxyInfo, reply, router),
-            _ => encode::error(reply, errors::refused(spec.class, spec, args)),
+            _ => encode::error(reply, errors::denied(spec, args)),
         }
         Verdict::Done
     }

@@ -14,19 +14,23 @@ pub mod errors;
 mod large;
 mod local;
 mod pending;
+mod pin;
 mod router;
+mod special;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use client::{KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
+use self::special::Special;
 use crate::commands::{Class, CommandId, Spec};
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
-use crate::upstream::LaneKey;
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::{Handling, Terms};
+use crate::upstream::{IdentityId, LaneKey};
 
 /// How far [`Session::feed`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +105,7 @@ pub struct Session {
     no_evict: bool,
     no_touch: bool,
     labels: Option<Box<Labels>>,
+    special: Option<Box<Special>>,
     pending: Pending,
     last_command: CommandId,
 }
@@ -135,6 +140,7 @@ impl Session {
             key: LaneKey {
                 db: settings.database,
                 protocol: Protocol::Resp2,
+                identity: IdentityId::OWN,
             },
             must_drain: false,
             authenticated: settings.password.is_none(),
@@ -142,6 +148,7 @@ impl Session {
             no_evict: false,
             no_touch: false,
             labels: None,
+            special: None,
             pending: Pending::default(),
             last_command: CommandId::default(),
         }
@@ -185,6 +192,9 @@ impl Session {
     /// Upstream replies have been put out: what waited only for them follows into `out`.
     pub fn handle_replies(&mut self, n: u32, out: &mut Vec<u8>) {
         self.pending.complete(n, out);
+        if self.special.is_some() {
+            self.settle();
+        }
     }
 
     /// `n` commands in flight are answered with an error instead; `visible` is false where the
@@ -196,6 +206,7 @@ impl Session {
             }
         }
         self.pending.complete(n, out);
+        self.settle();
     }
 
     /// Takes what the client sent. `input` begins with what the last call left over.
@@ -300,12 +311,20 @@ impl Session {
 
     /// Nothing about this session asks for a closer look at its commands.
     fn is_plain(&self) -> bool {
-        self.authenticated && self.reply_mode == ReplyMode::On && !self.must_drain
+        self.authenticated
+            && self.reply_mode == ReplyMode::On
+            && !self.must_drain
+            && self.special.is_none()
     }
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
         if row.count > 0 {
-            self.forward(&input[row.start..end], row.count, Handling::Pass, router);
+            self.forward(
+                &input[row.start..end],
+                row.count,
+                Handling::Pass.into(),
+                router,
+            );
         }
         *row = Row {
             start: end,
@@ -313,9 +332,9 @@ impl Session {
         };
     }
 
-    fn forward<R: Router>(&mut self, bytes: &[u8], n: u32, handling: Handling, router: &mut R) {
-        self.pending.expect(n);
-        router.forward(self.key, bytes, n, handling);
+    fn forward<R: Router>(&mut self, bytes: &[u8], n: u32, terms: Terms, router: &mut R) {
+        self.pending.expect(n - terms.hidden);
+        router.forward(self.key, bytes, n, terms);
     }
 
     fn refuse_request(&mut self, e: RequestError, out: &mut Vec<u8>, env: &Env<'_>) -> Status {

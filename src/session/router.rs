@@ -10,14 +10,14 @@ use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::LaneKey;
 use crate::upstream::facts::Facts;
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::{Handling, Terms};
 
 /// What a session needs from the outside. A `Pending` answer means: call [`feed`](super::Session::feed) again
 /// after something changed; the same question will be asked again.
 pub trait Router {
     /// Sends whole commands on a shared connection for `key`. The key never differs from that of
     /// commands still in flight.
-    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, handling: Handling);
+    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms);
 
     /// What the server says of itself, asked on a connection for `key`; `None` if it cannot be asked
     /// now.
@@ -26,14 +26,31 @@ pub trait Router {
     /// Whether the server has this database for this protocol, or the error it gives.
     fn poll_select(&mut self, key: LaneKey) -> Poll<Result<(), String>>;
 
-    /// Whether the server speaks RESP3; yes if it cannot be asked now.
-    fn poll_resp3(&mut self, db: u32) -> Poll<bool>;
+    /// Whether the server speaks RESP3, asked on a connection for `key`; yes if it cannot be asked now.
+    fn poll_resp3(&mut self, key: LaneKey) -> Poll<bool>;
 
     /// The reply to a question about the clients of this proxy, or about the proxy itself.
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>>;
 
-    /// A leased connection for one large request, or the error to give.
+    /// A leased connection, or the error to give. It stays with the session until
+    /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed.
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>>;
+
+    /// Sends whole commands on the leased connection.
+    fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms);
+
+    /// The leased connection is not for others after this session.
+    fn taint_lease(&mut self);
+
+    /// Gives the leased connection up at once: nothing more of it may reach this session.
+    fn drop_lease(&mut self);
+
+    /// What comes on the leased connection behind the reply to the command that follows are lines of
+    /// MONITOR.
+    fn expect_lines(&mut self);
+
+    /// Announces one large request on the leased connection; its bytes follow.
+    fn begin_stream(&mut self);
 
     /// Passes a part of a large request on to the leased connection; `end` with the last part.
     fn stream(&mut self, part: &[u8], end: Option<Handling>);

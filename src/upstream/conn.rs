@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::dial::Dialer;
 use super::loss;
 use super::outbox::Outbox;
-use super::pipe::{Handling, Pipe, Run, Tick};
+use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::{Ended, Serving};
 use super::status::{State, Status};
@@ -30,7 +30,7 @@ pub const BACKLOG_HIGH: usize = 4 * 1024 * 1024;
 pub enum Role {
     /// Carries commands of many sessions.
     Shared,
-    /// Carries one large request of one session at a time.
+    /// Belongs to one session at a time.
     Leased,
 }
 
@@ -81,6 +81,10 @@ pub struct Conn<W> {
     pub(super) link: Rc<Link>,
     pub(super) core: RefCell<Core<W>>,
     pub(super) status: Arc<Status>,
+    /// Whom a leased connection belongs to now.
+    holder: RefCell<Option<W>>,
+    /// It has a state on the server that nobody else may get.
+    tainted: Cell<bool>,
     task: RefCell<Option<Waker>>,
     signalled: Cell<bool>,
     close: Cell<bool>,
@@ -109,6 +113,8 @@ impl<W: ReplyTo> Conn<W> {
             link,
             core: RefCell::new(core),
             status,
+            holder: RefCell::new(None),
+            tainted: Cell::new(false),
             task: RefCell::new(None),
             signalled: Cell::new(false),
             close: Cell::new(false),
@@ -135,10 +141,30 @@ impl<W: ReplyTo> Conn<W> {
         self.core.borrow().outbox.unwritten().len()
     }
 
-    /// Nothing waits and nothing is owed.
+    /// Nothing waits and nothing is owed, and the server keeps nothing of its last session.
     pub fn is_clean(&self) -> bool {
         let core = self.core.borrow();
-        core.pipe.is_empty() && core.outbox.unanswered().is_empty()
+        !self.tainted.get() && core.pipe.is_empty() && core.outbox.unanswered().is_empty()
+    }
+
+    /// Gives a leased connection to a session, or takes it back.
+    pub fn set_holder(&self, holder: Option<W>) {
+        *self.holder.borrow_mut() = holder;
+    }
+
+    /// Whom it belongs to.
+    pub(super) fn holder(&self) -> Option<W> {
+        self.holder.borrow().clone()
+    }
+
+    /// The connection is closed after this session: what it leaves on the server is not for others.
+    pub fn taint(&self) {
+        self.tainted.set(true);
+    }
+
+    /// MONITOR is on its way: what comes behind its reply are lines.
+    pub fn set_monitor(&self) {
+        self.core.borrow_mut().pipe.set_monitor();
     }
 
     /// `owner` wants to be told when the backlog has room again.
@@ -147,28 +173,27 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     /// Enters `count` whole commands.
-    pub fn enqueue(
-        self: &Rc<Self>,
-        bytes: &[u8],
-        count: u32,
-        handling: Handling,
-        owner: W,
-        now: Tick,
-    ) {
+    pub fn enqueue(self: &Rc<Self>, bytes: &[u8], count: u32, terms: Terms, owner: W, now: Tick) {
         {
             let mut core = self.core.borrow_mut();
             core.outbox.push(bytes);
             core.last_used = now;
             core.pipe.push(Run {
                 owner: Some(Owner::Client(owner)),
-                handling,
+                terms,
                 owed: count,
-                bytes: bytes.len(),
+                // What is written on a leased connection is forgotten: it is never sent twice.
+                bytes: if self.role == Role::Shared {
+                    bytes.len()
+                } else {
+                    0
+                },
                 since: now,
                 retried: false,
             });
         }
-        self.link.stats.counters.in_flight.add(u64::from(count));
+        let visible = u64::from(count - terms.hidden);
+        self.link.stats.counters.in_flight.add(visible);
         self.wake_or_start();
     }
 
@@ -177,7 +202,7 @@ impl<W: ReplyTo> Conn<W> {
     pub fn begin_stream(self: &Rc<Self>, owner: W) {
         let run = Run {
             owner: Some(Owner::Client(owner)),
-            handling: Handling::Pass,
+            terms: Handling::Pass.into(),
             owed: 1,
             bytes: 0,
             since: Tick::MAX,
@@ -194,7 +219,7 @@ impl<W: ReplyTo> Conn<W> {
             core.outbox.push(part);
             core.last_used = now;
             if let (Some(handling), Some(run)) = (end, core.pipe.iter_mut().last()) {
-                run.handling = handling;
+                run.terms = handling.into();
                 run.since = now;
             }
         }
@@ -244,6 +269,8 @@ impl<W: ReplyTo> Conn<W> {
 
     fn wake_or_start(self: &Rc<Self>) {
         match self.state() {
+            // What its session relied on is gone with the connection.
+            State::Idle if self.role == Role::Leased => self.fail_all(&Failure::Lost),
             State::Idle => self.start(),
             State::Opening | State::Open => self.wake(),
         }
@@ -278,6 +305,9 @@ impl<W: ReplyTo> Conn<W> {
         if self.role == Role::Leased || self.close.get() {
             self.fail_all(&Failure::Lost);
         }
+        if let Some(holder) = self.holder.take() {
+            holder.abandoned();
+        }
     }
 
     /// Fails everything that waits or is in flight.
@@ -306,7 +336,8 @@ impl<W: ReplyTo> Conn<W> {
     /// Tells the owner of a run that its replies will not come.
     pub(super) fn fail_run(&self, run: Run<Owner<W>>, failure: &Failure) {
         let counters = &self.link.stats.counters;
-        let count = u64::from(run.owed);
+        let visible = run.visible();
+        let count = u64::from(visible);
         match run.owner {
             None => {}
             Some(Owner::Ping) => {}
@@ -321,7 +352,7 @@ impl<W: ReplyTo> Conn<W> {
                     Failure::Timeout(_) => counters.errors_timeout.add(count),
                     Failure::Lost | Failure::Torn => counters.errors_lost.add(count),
                 }
-                owner.fail(failure, run.owed, run.handling);
+                owner.fail(failure, visible, run.terms.handling);
             }
         }
     }

@@ -218,7 +218,12 @@ mod tests {
             username: None,
             password: password.map(Secret::new),
         };
-        Handshake::new(LaneKey { db, protocol }, credentials, 7)
+        let key = LaneKey {
+            db,
+            protocol,
+            identity: crate::upstream::IdentityId::OWN,
+        };
+        Handshake::new(key, credentials, 7)
     }
 
     fn request(handshake: &Handshake) -> String {

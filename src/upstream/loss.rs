@@ -51,10 +51,10 @@ pub fn sort<W: ReplyTo>(
         let Some(Owner::Client(owner)) = &run.owner else {
             continue;
         };
-        let (owner, handling, since) = (owner.clone(), run.handling, run.since);
+        let (owner, terms, since) = (owner.clone(), run.terms, run.since);
         let part = |owed, bytes, retried| Run {
             owner: Some(Owner::Client(owner.clone())),
-            handling,
+            terms,
             owed,
             bytes,
             since,
@@ -106,6 +106,18 @@ impl Split {
         let Some(answered) = ends.len().checked_sub(run.owed as usize) else {
             return whole;
         };
+        if run.terms.hidden > 0 && answered == 0 && written < bytes.len() {
+            // Without its EXEC nothing of a transaction has run.
+            return Self {
+                sent: 0,
+                unsent_from: 0,
+                unsent: run.owed,
+                ..whole
+            };
+        }
+        if run.terms != run.terms.handling.into() {
+            return whole;
+        }
         if bytes.is_empty() {
             return whole;
         }
@@ -167,6 +179,8 @@ mod tests {
 
     impl ReplyTo for Number {
         fn deliver(&self, _: &[u8], _: Piece, _: &mut Vec<Self>) {}
+        fn push(&self, _: &[u8], _: Piece, _: &mut Vec<Self>) {}
+        fn abandoned(&self) {}
         fn flush(&self, _: &[u8]) {}
         fn fail(&self, _: &Failure, _: u32, _: Handling) {}
         fn identity(&self) -> u64 {
@@ -206,7 +220,7 @@ mod tests {
                 let bytes = commands.concat();
                 case.runs.push_back(Run {
                     owner: Some(Owner::Client(Number(*owner))),
-                    handling: Handling::Pass,
+                    terms: Handling::Pass.into(),
                     owed: commands.len() as u32,
                     bytes: bytes.len(),
                     since: 0,

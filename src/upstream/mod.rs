@@ -13,6 +13,7 @@ pub mod conn;
 pub mod dial;
 pub mod facts;
 pub mod handshake;
+mod harvest;
 pub mod loss;
 mod open;
 pub mod outbox;
@@ -31,6 +32,17 @@ pub struct LaneKey {
     pub db: u32,
     /// Protocol of clients and connection alike.
     pub protocol: Protocol,
+    /// Whose connection it is.
+    pub identity: IdentityId,
+}
+
+/// Whose name an upstream connection is opened in; equal numbers mean equal user and password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityId(pub u32);
+
+impl IdentityId {
+    /// The proxy's own credentials.
+    pub const OWN: Self = Self(0);
 }
 
 /// Settings of the Redis side (`[upstream]`).

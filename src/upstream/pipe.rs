@@ -30,14 +30,36 @@ pub enum Handling {
     Discard,
 }
 
+/// How a row of commands is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What happens to the replies.
+    pub handling: Handling,
+    /// So many leading replies are not given to the owner: a transaction's `+OK` and `+QUEUED` it has
+    /// had already. A row with hidden replies is one unit: never split, never sent twice.
+    pub hidden: u32,
+    /// The commands may take as long as they like: they block.
+    pub patient: bool,
+}
+
+impl From<Handling> for Terms {
+    fn from(handling: Handling) -> Self {
+        Self {
+            handling,
+            hidden: 0,
+            patient: false,
+        }
+    }
+}
+
 /// A row of commands of one owner.
 #[derive(Debug)]
 pub struct Run<W> {
     /// Whom the replies are for; `None` is a tombstone.
     pub owner: Option<W>,
-    /// What happens to the replies.
-    pub handling: Handling,
-    /// Replies still owed.
+    /// How it is carried; `hidden` counts those still to come.
+    pub terms: Terms,
+    /// Replies still owed, hidden ones included.
     pub owed: u32,
     /// Bytes of the whole run in the outbox.
     pub bytes: usize,
@@ -58,6 +80,8 @@ pub struct Piece {
     pub handling: Handling,
     /// The run is answered with this piece.
     pub last: bool,
+    /// It ends in the middle of a reply.
+    pub torn: bool,
 }
 
 /// What a connection received that cannot be matched to a command.
@@ -87,6 +111,8 @@ pub struct Fed {
     pub late: u32,
     /// Replies that are errors.
     pub errors: u32,
+    /// A command that took its time is done: the time of those behind it begins now.
+    pub patience_ended: bool,
 }
 
 /// The in-flight queue.
@@ -96,6 +122,10 @@ pub struct Pipe<W> {
     scanner: ReplyScanner,
     /// Part of the front reply was passed on already.
     streaming: bool,
+    /// Part of a push was passed on already.
+    push_begun: bool,
+    /// What comes while nothing is owed is a push too: the lines of MONITOR.
+    monitor: bool,
     commands: usize,
 }
 
@@ -105,8 +135,17 @@ impl<W> Default for Pipe<W> {
             runs: VecDeque::new(),
             scanner: ReplyScanner::default(),
             streaming: false,
+            push_begun: false,
+            monitor: false,
             commands: 0,
         }
+    }
+}
+
+impl<W> Run<W> {
+    /// Replies that the owner still waits for.
+    pub fn visible(&self) -> u32 {
+        self.owed - self.terms.hidden
     }
 }
 
@@ -138,6 +177,16 @@ impl<W> Pipe<W> {
         self.streaming
     }
 
+    /// From now on everything that comes while nothing is owed is a push.
+    pub fn set_monitor(&mut self) {
+        self.monitor = true;
+    }
+
+    /// [`Pipe::set_monitor`] was called.
+    pub fn is_monitor(&self) -> bool {
+        self.monitor
+    }
+
     /// All runs, oldest first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Run<W>> {
         self.runs.iter_mut()
@@ -147,6 +196,8 @@ impl<W> Pipe<W> {
     pub fn take(&mut self) -> VecDeque<Run<W>> {
         self.scanner = ReplyScanner::default();
         self.streaming = false;
+        self.push_begun = false;
+        self.monitor = false;
         self.commands = 0;
         std::mem::take(&mut self.runs)
     }
@@ -161,7 +212,8 @@ impl<W> Pipe<W> {
     /// Matches what the connection received.
     ///
     /// `input[..scanned]` was given before and kept because it ends in the middle of a reply;
-    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order.
+    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order;
+    /// without a run for a push.
     /// Returns how much of `input` is done with; the caller keeps the rest.
     ///
     /// # Errors
@@ -171,13 +223,10 @@ impl<W> Pipe<W> {
         input: &[u8],
         scanned: usize,
         outbox: &mut Outbox,
-        mut deliver: impl FnMut(&Run<W>, Piece),
+        mut deliver: impl FnMut(Option<&Run<W>>, Piece),
     ) -> Result<(usize, Fed), Desync> {
-        let mut fed = Fed::default();
-        let mut frame = 0; // where the current reply began, or the part not passed on
-        let mut start = 0; // where the current piece begins
+        let mut cut = Cut::default();
         let mut position = scanned;
-        let mut completed = 0;
         while position < input.len() {
             match self
                 .scanner
@@ -187,81 +236,176 @@ impl<W> Pipe<W> {
                 ReplyScan::Incomplete => position = input.len(),
                 ReplyScan::Complete { consumed, kind } => {
                     position += consumed;
-                    if kind == ReplyKind::Push {
-                        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
-                        start = position;
-                    } else {
-                        let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
-                        self.streaming = false;
-                        completed += 1;
-                        fed.errors += u32::from(kind == ReplyKind::Error);
-                        if run.owed == completed {
-                            self.give(start..position, &mut completed, &mut fed, &mut deliver);
-                            start = position;
-                            self.finish_front(outbox)?;
-                        }
-                    }
-                    frame = position;
+                    self.handle_frame(kind, position, &mut cut, outbox, &mut deliver)?;
                 }
             }
         }
-        let mut end = frame;
-        if !self.scanner.is_idle() {
-            if self.scanner.is_push() {
-                end = position; // nobody on this connection listens to pushes
-            } else if self.runs.is_empty() {
-                return Err(Desync::Surplus);
-            } else if position - frame > STREAM_ABOVE || self.streaming {
-                self.streaming = true;
-                frame = position;
-                end = position;
-            }
-        }
-        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
-        Ok((end, fed))
+        let end = if self.scanner.is_idle() {
+            cut.frame
+        } else {
+            self.handle_rest(position, &mut cut, &mut deliver)?
+        };
+        let torn = self.streaming && end == position && !self.scanner.is_idle();
+        self.give(cut.frame, torn, &mut cut, &mut deliver);
+        Ok((end, cut.fed))
     }
 
-    /// Hands a piece of the front run to its owner.
+    /// A frame that ends at `end`: a push, a hidden reply, or one for the owner of the front run.
+    fn handle_frame(
+        &mut self,
+        kind: ReplyKind,
+        end: usize,
+        cut: &mut Cut,
+        outbox: &mut Outbox,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) -> Result<(), Desync> {
+        if kind == ReplyKind::Push || self.is_line() {
+            self.give(cut.frame, false, cut, deliver);
+            deliver(None, push(cut.frame..end, false));
+            self.push_begun = false;
+            cut.start = end;
+        } else if self.hide_reply()? {
+            cut.fed.errors += u32::from(kind == ReplyKind::Error);
+            cut.start = end;
+            self.finish_hidden(outbox, &mut cut.fed)?;
+        } else {
+            let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
+            self.streaming = false;
+            cut.completed += 1;
+            cut.fed.errors += u32::from(kind == ReplyKind::Error);
+            if run.owed == cut.completed {
+                self.give(end, false, cut, deliver);
+                self.finish_front(outbox, &mut cut.fed)?;
+            }
+        }
+        cut.frame = end;
+        Ok(())
+    }
+
+    /// The input ends at `end`, in the middle of a frame. Returns how much of it is done with.
+    fn handle_rest(
+        &mut self,
+        end: usize,
+        cut: &mut Cut,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) -> Result<usize, Desync> {
+        let long = end - cut.frame > STREAM_ABOVE;
+        if self.scanner.is_push() || self.is_line() {
+            if !long && !self.push_begun {
+                return Ok(cut.frame);
+            }
+            self.give(cut.frame, false, cut, deliver);
+            deliver(None, push(cut.frame..end, true));
+            self.push_begun = true;
+            (cut.start, cut.frame) = (end, end);
+        } else if self.runs.is_empty() {
+            return Err(Desync::Surplus);
+        } else if long || self.streaming {
+            if self.runs.front().is_some_and(|run| run.terms.hidden > 0) {
+                cut.start = end; // a reply of this length to MULTI is dropped like any other
+            }
+            self.streaming = true;
+            cut.frame = end;
+        } else {
+            return Ok(cut.frame);
+        }
+        Ok(end)
+    }
+
+    /// What comes now is a line of MONITOR.
+    fn is_line(&self) -> bool {
+        self.monitor && self.runs.is_empty()
+    }
+
+    /// Takes a reply off the hidden ones of the front run; false if it has none.
+    fn hide_reply(&mut self) -> Result<bool, Desync> {
+        let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
+        if run.terms.hidden == 0 {
+            return Ok(false);
+        }
+        run.terms.hidden -= 1;
+        run.owed -= 1;
+        self.commands -= 1;
+        self.streaming = false;
+        Ok(true)
+    }
+
+    /// A run of hidden replies alone ends with the last of them.
+    fn finish_hidden(&mut self, outbox: &mut Outbox, fed: &mut Fed) -> Result<(), Desync> {
+        match self.runs.front() {
+            Some(run) if run.owed == 0 => self.finish_front(outbox, fed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands what lies before `end` to the owner of the front run.
     fn give(
         &mut self,
-        range: Range<usize>,
-        completed: &mut u32,
-        fed: &mut Fed,
-        deliver: &mut impl FnMut(&Run<W>, Piece),
+        end: usize,
+        torn: bool,
+        cut: &mut Cut,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
     ) {
-        let done = std::mem::take(completed);
+        let done = std::mem::take(&mut cut.completed);
+        let range = cut.start..end;
         if range.is_empty() {
             return;
         }
+        cut.start = end;
         let Some(run) = self.runs.front_mut() else {
             return;
         };
         run.owed -= done;
         self.commands -= done as usize;
         if run.owner.is_none() {
-            fed.late += done;
+            cut.fed.late += done;
             return;
         }
-        fed.replies += done;
+        cut.fed.replies += done;
         let piece = Piece {
             range,
             completed: done,
-            handling: run.handling,
+            handling: run.terms.handling,
             last: run.owed == 0,
+            torn,
         };
-        deliver(run, piece);
+        deliver(Some(run), piece);
     }
 
     /// The front run is answered; that it was not written whole means that something else was.
-    fn finish_front(&mut self, outbox: &mut Outbox) -> Result<(), Desync> {
+    fn finish_front(&mut self, outbox: &mut Outbox, fed: &mut Fed) -> Result<(), Desync> {
         let Some(run) = self.runs.pop_front() else {
             return Ok(());
         };
+        fed.patience_ended |= run.terms.patient;
         if run.bytes > outbox.unanswered_written() {
             return Err(Desync::Surplus);
         }
         outbox.handle_answered(run.bytes);
         Ok(())
+    }
+}
+
+/// How far [`Pipe::handle_input`] has come.
+#[derive(Default)]
+struct Cut {
+    /// Where the current piece begins.
+    start: usize,
+    /// Where the current reply began, or the part of it that was not passed on.
+    frame: usize,
+    /// Replies in the current piece.
+    completed: u32,
+    fed: Fed,
+}
+
+/// A part of a push.
+fn push(range: Range<usize>, torn: bool) -> Piece {
+    Piece {
+        range,
+        completed: 0,
+        handling: Handling::Pass,
+        last: !torn,
+        torn,
     }
 }
 
@@ -272,13 +416,16 @@ mod tests {
     fn run(owner: u32, owed: u32) -> Run<u32> {
         Run {
             owner: Some(owner),
-            handling: Handling::Pass,
+            terms: Handling::Pass.into(),
             owed,
             bytes: owed as usize,
             since: 0,
             retried: false,
         }
     }
+
+    /// Who gets the pushes.
+    const PUSH: u32 = 99;
 
     /// What each owner got: bytes and completed replies.
     type Got = Vec<(u32, Vec<u8>, u32)>;
@@ -297,7 +444,9 @@ mod tests {
             start = end;
             let input = kept.clone();
             let (consumed, _) = pipe.handle_input(&input, scanned, &mut outbox, |run, piece| {
-                let owner = run.owner.expect("only living owners are delivered to");
+                let owner = run.map_or(PUSH, |run| {
+                    run.owner.expect("only living owners are delivered to")
+                });
                 match got.last_mut() {
                     Some((last, bytes, n)) if *last == owner => {
                         bytes.extend_from_slice(&input[piece.range]);
@@ -328,6 +477,7 @@ mod tests {
                     [
                         (1, b"+OK\r\n$3\r\none\r\n".to_vec(), 2),
                         (2, b"*2\r\n:1\r\n$-1\r\n".to_vec(), 1),
+                        (PUSH, b">2\r\n+note\r\n+x\r\n".to_vec(), 0),
                         (3, b"-ERR no\r\n".to_vec(), 1),
                         (1, b"$2\r\nab\r\n".to_vec(), 1),
                     ],
@@ -349,6 +499,43 @@ mod tests {
         assert_eq!(
             got,
             [(1, b":1\r\n".to_vec(), 1), (3, b":4\r\n".to_vec(), 1)]
+        );
+    }
+
+    #[test]
+    fn hidden_replies_are_swallowed_and_the_visible_ones_handed_on() {
+        const STREAM: &[u8] = b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n+OK\r\n:7\r\n";
+        for cut in 0..=STREAM.len() {
+            let mut pipe = Pipe::default();
+            let mut block = run(1, 3);
+            block.terms.hidden = 2;
+            pipe.push(block);
+            let mut silent = run(2, 1);
+            silent.terms.hidden = 1;
+            pipe.push(silent);
+            pipe.push(run(3, 1));
+            let got = feed(&mut pipe, STREAM, &[cut]).expect("in step");
+            assert_eq!(
+                got,
+                [(1, b"*1\r\n:1\r\n".to_vec(), 1), (3, b":7\r\n".to_vec(), 1)],
+                "cut at {cut}"
+            );
+            assert!(pipe.is_empty() && pipe.commands == 0);
+        }
+    }
+
+    #[test]
+    fn lines_of_monitor_are_pushes_once_nothing_is_owed() {
+        let mut pipe = Pipe::default();
+        pipe.push(run(1, 1));
+        pipe.set_monitor();
+        let got = feed(&mut pipe, b"+OK\r\n+1.2 [0 lua] \"get\"\r\n", &[8]).expect("in step");
+        assert_eq!(
+            got,
+            [
+                (1, b"+OK\r\n".to_vec(), 1),
+                (PUSH, b"+1.2 [0 lua] \"get\"\r\n".to_vec(), 0)
+            ]
         );
     }
 
@@ -394,7 +581,7 @@ mod tests {
         let rest = &long[half.len()..];
         let mut ends = Vec::new();
         pipe.handle_input(rest, 0, &mut outbox, |run, piece| {
-            ends.push((run.owner, piece.completed))
+            ends.push((run.and_then(|run| run.owner), piece.completed))
         })
         .expect("in step");
         assert_eq!(ends, [(Some(1), 1), (Some(2), 1)]);

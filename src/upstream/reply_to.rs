@@ -27,6 +27,13 @@ pub trait ReplyTo: Clone + 'static {
     /// adds itself to `batch`.
     fn deliver(&self, input: &[u8], piece: Piece, batch: &mut Vec<Self>);
 
+    /// Takes a push, or a part of one, that came on the connection leased to this owner. Like
+    /// [`ReplyTo::deliver`], in order with the replies.
+    fn push(&self, input: &[u8], piece: Piece, batch: &mut Vec<Self>);
+
+    /// The connection leased to this owner is gone, and with it what it stood for on the server.
+    fn abandoned(&self);
+
     /// All replies of this read have been delivered.
     fn flush(&self, input: &[u8]);
 

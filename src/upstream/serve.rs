@@ -12,12 +12,12 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::conn::{Conn, Core, Link, Role};
-use super::facts::{Facts, Identity, command_rows};
-use super::pipe::{Handling, Piece, Run, STREAM_ABOVE, Tick};
+use super::facts::Identity;
+use super::harvest::{Harvest, learn};
+use super::pipe::{Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
 use crate::resp::encode;
-use crate::resp::reply::{self, ReplyScan, ReplyScanner};
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -31,6 +31,9 @@ const PAUSE_GRACE: Duration = Duration::from_millis(40);
 
 /// A shared connection must have been unused for this long before it is closed in favour of another.
 const IDLE_ENOUGH: Duration = Duration::from_millis(100);
+
+/// How often a connection is looked at on which a command blocks.
+const PATIENT_CHECK: Duration = Duration::from_secs(5);
 
 /// How long a closed connection is waited for.
 const FAREWELL: Duration = Duration::from_millis(250);
@@ -167,30 +170,23 @@ impl<W: ReplyTo> Serving<W> {
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
         core.last_heard = self.now;
-        let (now, batch, facts) = (self.now, &mut self.batch, &mut core.facts_reply);
         let input = &self.input[..self.filled];
-        let (mut asked, mut latency) = (false, None);
-        let deliver = |run: &Run<Owner<W>>, piece: Piece| match &run.owner {
-            Some(Owner::Client(owner)) => {
-                if piece.completed > 0 {
-                    let waited = Duration::from_micros(now.saturating_sub(run.since));
-                    latency = Some(waited);
-                    link.stats
-                        .round_trip
-                        .record(waited, u64::from(piece.completed));
-                    counters.in_flight.sub(u64::from(piece.completed));
-                }
-                owner.deliver(input, piece, batch);
-            }
-            Some(Owner::Facts) => {
-                asked |= piece.last;
-                facts.extend_from_slice(&input[piece.range]);
-            }
-            Some(Owner::Ping) | None => {}
+        let mut harvest = Harvest {
+            input,
+            now: self.now,
+            stats: &link.stats,
+            holder: conn.holder(),
+            batch: &mut self.batch,
+            facts: &mut core.facts_reply,
+            told: false,
+            latency: None,
         };
         let done = core
             .pipe
-            .handle_input(input, scanned, &mut core.outbox, deliver);
+            .handle_input(input, scanned, &mut core.outbox, |run, piece| {
+                harvest.take(run, piece);
+            });
+        let (told, latency) = (harvest.told, harvest.latency);
         for owner in self.batch.drain(..) {
             owner.flush(input);
         }
@@ -198,6 +194,11 @@ impl<W: ReplyTo> Serving<W> {
             counters.desyncs.add(1);
             Ended::Lost(format!("the server sent {desync}"))
         })?;
+        if fed.patience_ended {
+            core.pipe
+                .iter_mut()
+                .for_each(|run| run.since = run.since.max(self.now));
+        }
         counters.late_replies.add(u64::from(fed.late));
         counters.error_replies.add(u64::from(fed.errors));
         if let Some(latency) = latency {
@@ -206,7 +207,7 @@ impl<W: ReplyTo> Serving<W> {
                 .latency_us
                 .store(latency.as_micros() as u64, Relaxed);
         }
-        if asked {
+        if told {
             learn(core, link);
         } else if core.facts_reply.len() > MAX_FACTS {
             return Err(Ended::Lost("the reply to COMMAND has no end".to_owned()));
@@ -277,11 +278,11 @@ impl<W: ReplyTo> Serving<W> {
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
-        if !core.pipe.is_empty() {
-            let owed = core
-                .pipe
-                .front()
-                .map_or(0, |run| self.now.saturating_sub(run.since));
+        if let Some(front) = core.pipe.front() {
+            if front.terms.patient {
+                return Ok(PATIENT_CHECK);
+            }
+            let owed = self.now.saturating_sub(front.since);
             if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout {
                 return Err(Ended::Lost(format!(
                     "no byte for {:?}",
@@ -290,14 +291,15 @@ impl<W: ReplyTo> Serving<W> {
             }
             return Ok(slack);
         }
-        if !config.idle_timeout.is_zero() && unused >= config.idle_timeout {
+        let may_leave = !config.idle_timeout.is_zero() && self.conn.holder().is_none();
+        if may_leave && unused >= config.idle_timeout {
             return Err(Ended::Closed);
         }
         let mut next = Duration::from_secs(3600);
-        if !config.idle_timeout.is_zero() {
+        if may_leave {
             next = next.min(config.idle_timeout - unused);
         }
-        if !config.keepalive.is_zero() {
+        if !config.keepalive.is_zero() && !core.pipe.is_monitor() {
             if quiet >= config.keepalive {
                 drop(core);
                 self.ping();
@@ -326,7 +328,7 @@ impl<W: ReplyTo> Serving<W> {
                 } else {
                     run.since
                 };
-                if self.now.saturating_sub(since) < limit_us {
+                if run.terms.patient || self.now.saturating_sub(since) < limit_us {
                     break;
                 }
                 if let Some(owner) = run.owner.take() {
@@ -372,7 +374,8 @@ impl<W: ReplyTo> Serving<W> {
         }
         let core = self.conn.core.borrow();
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
-        if core.pipe.is_empty() && unused >= IDLE_ENOUGH && budget.take_wish() {
+        let idle = core.pipe.is_empty() && self.conn.holder().is_none();
+        if idle && unused >= IDLE_ENOUGH && budget.take_wish() {
             return Err(Ended::Closed);
         }
         Ok(())
@@ -421,7 +424,7 @@ fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[&[u8]], owner: Owner<
     core.outbox.push(&bytes);
     core.pipe.push(Run {
         owner: Some(owner),
-        handling: Handling::Pass,
+        terms: Handling::Pass.into(),
         owed: 1,
         bytes: bytes.len(),
         since: link.now(),
@@ -437,33 +440,4 @@ pub(super) fn ask_facts<W>(core: &mut Core<W>, link: &Link, identity: Identity) 
         core.facts_reply.clear();
         push_own(core, link, &[b"COMMAND"], Owner::Facts);
     }
-}
-
-/// Publishes what the server has said of itself.
-fn learn<W>(core: &mut Core<W>, link: &Link) {
-    let frame = std::mem::take(&mut core.facts_reply);
-    let mut scanner = ReplyScanner::default();
-    let whole = matches!(scanner.scan(&frame), Ok(ReplyScan::Complete { .. }));
-    let value = reply::decode(&frame, scanner.depth())
-        .ok()
-        .filter(|_| whole);
-    let rows = value.as_ref().map(command_rows).unwrap_or_default();
-    let builtin = link.dialer.table.clone();
-    let lists_commands = !rows.is_empty();
-    let table = if lists_commands {
-        builtin.extended(rows.into_iter()).into()
-    } else {
-        builtin
-    };
-    tracing::debug!(
-        commands = table.len(),
-        lists_commands,
-        "learned what the server has"
-    );
-    let identity = core.identity.clone();
-    link.dialer.facts.set(Facts {
-        identity,
-        lists_commands,
-        table,
-    });
 }

@@ -24,6 +24,9 @@ impl Client {
             inner.output.extend_from_slice(&input[piece.range]);
             return !self.batched.replace(true);
         }
+        if inner.session.is_judging() {
+            inner.session.judge(&input[piece.range.clone()]);
+        }
         match piece.handling {
             Handling::Discard => inner
                 .session
@@ -32,6 +35,32 @@ impl Client {
             Handling::Pass => self.pass(inner, input, piece.range, piece.completed),
         }
         !self.batched.replace(true)
+    }
+
+    /// Takes a push, or a part of one, from the leased connection; true if [`Client::flush`] must be
+    /// called for it.
+    pub fn deliver_push(&self, input: &[u8], piece: Piece) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let session = &inner.session;
+        let over = !session.needs_lease() && session.pending().owed() == 0;
+        if inner.stage == Stage::Broken || over {
+            return false;
+        }
+        self.copy_direct(inner, input);
+        inner.output.extend_from_slice(&input[piece.range]);
+        !self.batched.replace(true)
+    }
+
+    /// The leased connection is gone: so is a session that it stood for.
+    pub fn lose_lease(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.session.needs_lease() && inner.stage != Stage::Broken {
+            self.worker.stats.counters.clients_closed_lost_reply.add(1);
+            inner.stage = Stage::Broken;
+        }
+        drop(inner);
+        self.wake();
     }
 
     /// The first row of replies stays where it is if it can be written from there.

@@ -18,7 +18,7 @@ use super::remote::RemoteLane;
 use super::target::Target;
 use crate::upstream::LaneKey;
 use crate::upstream::conn::{Conn, Role};
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::Terms;
 use crate::upstream::status::{State, Status};
 
 /// The name of a lane.
@@ -94,14 +94,14 @@ impl Lane {
     }
 
     /// Enters whole commands of a client.
-    pub fn enqueue(&self, bytes: &[u8], count: u32, handling: Handling, client: &Rc<Client>) {
+    pub fn enqueue(&self, bytes: &[u8], count: u32, terms: Terms, client: &Rc<Client>) {
         match self {
             Self::Local(lane) => {
                 let now = client.last_active.get();
                 lane.conn
-                    .enqueue(bytes, count, handling, Target::Client(client.clone()), now);
+                    .enqueue(bytes, count, terms, Target::Client(client.clone()), now);
             }
-            Self::Remote(lane) => lane.enqueue(bytes, count, handling, client),
+            Self::Remote(lane) => lane.enqueue(bytes, count, terms, client),
         }
     }
 

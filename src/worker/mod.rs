@@ -35,7 +35,7 @@ use crate::resp::Protocol;
 use crate::session::Settings;
 use crate::stats::{Counters, WorkerStats};
 use crate::upstream::conn::Link;
-use crate::upstream::{LaneKey, OnLostReply};
+use crate::upstream::{IdentityId, LaneKey, OnLostReply};
 
 /// Clients are read into a buffer of this size, one for all clients of a worker.
 const SCRATCH: usize = 64 * 1024;
@@ -266,6 +266,7 @@ impl Worker {
         LaneKey {
             db: self.settings.database,
             protocol: Protocol::Resp2,
+            identity: IdentityId::OWN,
         }
     }
 
@@ -319,9 +320,8 @@ impl Worker {
                     .or_insert_with(|| Outlet::new(self.clone(), id, from, gauge))
                     .clone();
                 let now = self.link.now();
-                for (range, count, handling, target) in outlet.runs(runs) {
-                    lane.conn
-                        .enqueue(&bytes[range], count, handling, target, now);
+                for (range, count, terms, target) in outlet.runs(runs) {
+                    lane.conn.enqueue(&bytes[range], count, terms, target, now);
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::lanes::LaneId;
 use super::target::Target;
 use super::{Mail, Worker};
-use crate::upstream::pipe::{Handling, Piece};
+use crate::upstream::pipe::{Handling, Piece, Terms};
 use crate::upstream::reply_to::Failure;
 use crate::upstream::status::Status;
 
@@ -37,7 +37,7 @@ pub struct Handed {
     seq: u64,
     bytes: usize,
     count: u32,
-    handling: Handling,
+    terms: Terms,
 }
 
 /// What became of a run, or of a part of it.
@@ -51,6 +51,8 @@ pub enum Event {
         length: usize,
         /// Replies that end within them.
         completed: u32,
+        /// They end in the middle of a reply.
+        torn: bool,
     },
     /// So many commands will get no reply.
     Failed {
@@ -129,13 +131,7 @@ impl RemoteLane {
     }
 
     /// Enters `count` whole commands; they leave when all clients that are ready have had their turn.
-    pub fn enqueue(
-        self: &Rc<Self>,
-        bytes: &[u8],
-        count: u32,
-        handling: Handling,
-        client: &Rc<Client>,
-    ) {
+    pub fn enqueue(self: &Rc<Self>, bytes: &[u8], count: u32, terms: Terms, client: &Rc<Client>) {
         let mut state = self.state.borrow_mut();
         let seq = state.next_seq;
         state.next_seq += 1;
@@ -146,14 +142,14 @@ impl RemoteLane {
             seq,
             bytes: bytes.len(),
             count,
-            handling,
+            terms,
         });
         state.pending.push_back(PendingRun {
             seq,
             client: client.clone(),
-            owed: count,
+            owed: count - terms.hidden,
             bytes: bytes.len(),
-            handling,
+            handling: terms.handling,
         });
         drop(state);
         if !self.scheduled.replace(true) {
@@ -186,6 +182,7 @@ impl RemoteLane {
                     seq,
                     length,
                     completed,
+                    torn,
                 } => {
                     let range = position..position + length;
                     position += length;
@@ -197,6 +194,7 @@ impl RemoteLane {
                         completed: *completed,
                         handling,
                         last,
+                        torn: *torn,
                     };
                     if client.deliver(bytes, piece) {
                         touched.push(client);
@@ -299,7 +297,7 @@ impl Outlet {
     pub fn runs(
         self: &Rc<Self>,
         runs: Vec<Handed>,
-    ) -> impl Iterator<Item = (Range<usize>, u32, Handling, Target)> {
+    ) -> impl Iterator<Item = (Range<usize>, u32, Terms, Target)> {
         let mut position = 0;
         runs.into_iter().map(move |run| {
             let range = position..position + run.bytes;
@@ -309,7 +307,7 @@ impl Outlet {
                 client: run.client,
                 seq: run.seq,
             });
-            (range, run.count, run.handling, target)
+            (range, run.count, run.terms, target)
         })
     }
 
@@ -342,6 +340,7 @@ impl RemoteRun {
             seq: self.seq,
             length,
             completed,
+            torn: piece.torn,
         });
         first
     }

@@ -9,12 +9,11 @@ use super::client::{Client, Inner};
 use super::lanes::{self, Lane, LaneId};
 use super::queries;
 use super::target::Target;
-use crate::resp::Protocol;
 use crate::session::{Query, Router, errors};
 use crate::upstream::LaneKey;
 use crate::upstream::conn::Conn;
 use crate::upstream::facts::Facts;
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::{Handling, Terms};
 use crate::upstream::reply_to::Failure;
 
 /// The connections a client is attached to.
@@ -77,15 +76,15 @@ impl Route<'_> {
 }
 
 impl Router for Route<'_> {
-    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, handling: Handling) {
+    fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {
         let client = self.client;
         client
             .worker
             .stats
             .counters
             .commands_shared
-            .add(u64::from(count));
-        self.lane(key).enqueue(commands, count, handling, client);
+            .add(u64::from(count - terms.hidden));
+        self.lane(key).enqueue(commands, count, terms, client);
     }
 
     fn poll_facts(&mut self, key: LaneKey) -> Poll<Option<Arc<Facts>>> {
@@ -118,12 +117,8 @@ impl Router for Route<'_> {
             .map_err(|failure| super::deliver::error_text(&failure))
     }
 
-    fn poll_resp3(&mut self, db: u32) -> Poll<bool> {
+    fn poll_resp3(&mut self, key: LaneKey) -> Poll<bool> {
         let worker = &self.client.worker;
-        let key = LaneKey {
-            db,
-            protocol: Protocol::Resp3,
-        };
         let lane = lanes::find(worker, LaneId { key, index: 0 });
         let opened = lane
             .status()
@@ -164,14 +159,49 @@ impl Router for Route<'_> {
         match lease.poll_open(&self.client.waker()) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
-                worker.stats.counters.commands_leased.add(1);
-                lease.begin_stream(Target::Client(self.client.clone()));
+                lease.set_holder(Some(Target::Client(self.client.clone())));
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(failure)) => {
                 self.attached.lease = None;
                 Poll::Ready(Err(lease_error(&failure)))
             }
+        }
+    }
+
+    fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
+        let worker = &self.client.worker;
+        let visible = count - terms.hidden;
+        worker.stats.counters.commands_leased.add(visible.into());
+        if let Some(lease) = &self.attached.lease {
+            let target = Target::Client(self.client.clone());
+            lease.enqueue(commands, count, terms, target, worker.link.now());
+        }
+    }
+
+    fn taint_lease(&mut self) {
+        if let Some(lease) = &self.attached.lease {
+            lease.taint();
+        }
+    }
+
+    fn drop_lease(&mut self) {
+        if let Some(lease) = self.attached.lease.take() {
+            lease.set_holder(None);
+            lease.close();
+        }
+    }
+
+    fn expect_lines(&mut self) {
+        if let Some(lease) = &self.attached.lease {
+            lease.set_monitor();
+        }
+    }
+
+    fn begin_stream(&mut self) {
+        self.client.worker.stats.counters.commands_leased.add(1);
+        if let Some(lease) = &self.attached.lease {
+            lease.begin_stream(Target::Client(self.client.clone()));
         }
     }
 
@@ -191,8 +221,9 @@ fn lease_error(failure: &Failure) -> String {
 
 /// Gives a leased connection back once its one request is answered.
 pub(super) fn return_lease(worker: &Rc<Worker>, inner: &mut Inner) {
-    let idle = !inner.session.is_streaming() && inner.session.pending().owed() == 0 && !inner.held;
+    let idle = !inner.session.needs_lease() && inner.session.pending().owed() == 0 && !inner.held;
     if idle && let Some(lease) = inner.attached.lease.take() {
+        lease.set_holder(None);
         worker.leases.give_back(lease);
     }
 }

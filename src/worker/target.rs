@@ -27,6 +27,21 @@ impl ReplyTo for Target {
         }
     }
 
+    fn push(&self, input: &[u8], piece: Piece, batch: &mut Vec<Self>) {
+        let Self::Client(client) = self else {
+            return; // leased connections serve their own worker's clients
+        };
+        if client.deliver_push(input, piece) {
+            batch.push(self.clone());
+        }
+    }
+
+    fn abandoned(&self) {
+        if let Self::Client(client) = self {
+            client.lose_lease();
+        }
+    }
+
     fn flush(&self, input: &[u8]) {
         match self {
             Self::Client(client) => client.flush(input),

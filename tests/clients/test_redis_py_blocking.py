@@ -106,11 +106,11 @@ def test_many_workers_pop_every_element_once(endpoint, protocol, text_client):
                 r.incr("done")
         return mine
 
-    with ThreadPoolExecutor(16) as threads:
-        workers = [threads.submit(work, n) for n in range(16)]
+    with ThreadPoolExecutor(6) as threads:
+        workers = [threads.submit(work, n) for n in range(6)]
         for n in range(0, 800, 8):
             text_client.rpush("jobs", *range(n, n + 8))
-        text_client.rpush("jobs", *["end"] * 16)
+        text_client.rpush("jobs", *["end"] * 6)
         popped = [element for worker in workers for element in worker.result(60)]
     assert sorted(map(int, popped)) == list(range(800))
     assert text_client.get("done") == "800" and text_client.exists("jobs") == 0
