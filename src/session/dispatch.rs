@@ -2,7 +2,7 @@
 
 use std::task::Poll;
 
-use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, is_info, local};
+use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local};
 use crate::commands::{self, Class, CommandTable, Flags, Spec};
 use crate::resp::{encode, inline, request};
 use crate::upstream::pipe::Handling;
@@ -65,6 +65,9 @@ impl Session {
         {
             return self.handle_unknown(Some(spec), args, out, env, router);
         }
+        if let Some(text) = self.gate(env.table, spec, args) {
+            return self.answer_refused(text, out, env);
+        }
         let class = commands::classify(env.table, spec, args.iter().copied());
         if class == Class::Local {
             return self.handle_local(spec, args, out, env, router);
@@ -72,10 +75,13 @@ impl Session {
         if class == Class::Blocking && !waits(spec, args, env) {
             return self.lease_once(spec, command, out, env, router);
         }
+        if class == Class::Subscribe {
+            return self.subscribe(spec, args, out, env, router);
+        }
         if class != Class::Shared {
             return self.answer_refused(errors::refused(class, spec, args), out, env);
         }
-        if is_info(spec) && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey") {
+        if &*spec.name == "INFO" && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey") {
             return self.handle_local(spec, args, out, env, router);
         }
         if self.must_drain && self.pending.owed() > 0 {
@@ -84,8 +90,7 @@ impl Session {
         self.must_drain = false;
         self.last_command = spec.id();
         let handling = match self.take_reply_mode() {
-            ReplyMode::On if is_info(spec) => Handling::Info,
-            ReplyMode::On => Handling::Pass,
+            ReplyMode::On => handling_of(spec, args),
             _ => Handling::Discard,
         };
         self.forward(command, 1, handling.into(), router);
@@ -189,7 +194,7 @@ impl Session {
         mode
     }
 
-    fn answer_refused(
+    pub(super) fn answer_refused(
         &mut self,
         error: impl AsRef<[u8]>,
         out: &mut Vec<u8>,

@@ -110,10 +110,24 @@ pub fn refused(class: Class, spec: &Spec, args: &[&[u8]]) -> String {
         Class::Transaction => "transactions are",
         Class::Watch => "WATCH is",
         Class::Blocking => "blocking commands are",
-        Class::Subscribe => "subscriptions are",
-        Class::Pinned | Class::Local | Class::Shared => "commands that change the connection are",
+        Class::Pinned | Class::Local | Class::Shared | Class::Subscribe => {
+            "commands that change the connection are"
+        }
     };
     format!("ERR Nearkey: '{name}' was not sent: {what} not carried by this version")
+}
+
+/// A command that a RESP2 client with subscriptions must not say.
+pub fn subscribed(name: &str) -> String {
+    let code = match name {
+        "EXEC" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
+    format!(
+        "{code} Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+         are allowed in this context",
+        name.to_ascii_lowercase()
+    )
 }
 
 /// The upstream is unreachable and the command was not sent.

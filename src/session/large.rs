@@ -66,11 +66,14 @@ impl Session {
             }
             _ => spec,
         };
+        if self.is_gated() {
+            return Err(Some(errors::subscribed(&spec.name)));
+        }
         if spec.class == Class::Shared && !spec.needs_args() {
             return Ok(spec);
         }
         Err(Some(match spec.class {
-            Class::Shared | Class::Local => errors::TOO_LARGE.to_owned(),
+            Class::Shared | Class::Local | Class::Subscribe => errors::TOO_LARGE.to_owned(),
             class => errors::refused(class, spec, &[name]),
         }))
     }

@@ -15,10 +15,11 @@ mod large;
 mod local;
 mod pending;
 mod router;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 
-pub use client::{KillFilter, ListFilter, Query};
+pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
@@ -101,6 +102,8 @@ pub struct Session {
     no_evict: bool,
     no_touch: bool,
     labels: Option<Box<Labels>>,
+    /// Boxed: most clients subscribe to nothing.
+    subscriber: Option<Box<subscribe::Subscriber>>,
     pending: Pending,
     last_command: CommandId,
 }
@@ -143,6 +146,7 @@ impl Session {
             no_evict: false,
             no_touch: false,
             labels: None,
+            subscriber: None,
             pending: Pending::default(),
             last_command: CommandId::default(),
         }
@@ -179,13 +183,18 @@ impl Session {
     }
 
     /// The letters of CLIENT LIST's `flags` field.
-    pub fn flags(&self) -> &'static str {
-        match (self.no_evict, self.no_touch) {
-            (false, false) => "N",
-            (true, false) => "e",
-            (false, true) => "T",
-            (true, true) => "eT",
+    pub fn flags(&self) -> String {
+        let letters = [
+            (self.is_subscriber(), 'P'),
+            (self.no_evict, 'e'),
+            (self.no_touch, 'T'),
+        ];
+        let set = letters.into_iter().filter(|(is_set, _)| *is_set);
+        let flags: String = set.map(|(_, letter)| letter).collect();
+        if flags.is_empty() {
+            return "N".to_owned();
         }
+        flags
     }
 
     /// Upstream replies have been put out: what waited only for them follows into `out`.
@@ -301,12 +310,16 @@ impl Session {
             return None;
         }
         let spec = env.table.lookup(&command[self.scanner.arg(0)?])?;
-        (spec.class == Class::Shared && !spec.needs_args() && !is_info(spec)).then_some(spec)
+        (spec.class == Class::Shared && !spec.needs_args() && !may_be_rewritten(spec))
+            .then_some(spec)
     }
 
     /// Nothing about this session asks for a closer look at its commands.
     fn is_plain(&self) -> bool {
-        self.authenticated && self.reply_mode == ReplyMode::On && !self.must_drain
+        self.authenticated
+            && self.reply_mode == ReplyMode::On
+            && !self.must_drain
+            && !self.is_gated()
     }
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
@@ -343,6 +356,18 @@ impl Session {
     }
 }
 
-fn is_info(spec: &Spec) -> bool {
-    &*spec.name == "INFO"
+/// The proxy has something to add to the command's reply, or to some forms of it.
+fn may_be_rewritten(spec: &Spec) -> bool {
+    matches!(&*spec.name, "INFO" | "PUBSUB")
+}
+
+/// What happens to the command's reply on its way.
+fn handling_of(spec: &Spec, args: &[&[u8]]) -> Handling {
+    let sub = args.get(1).copied().unwrap_or_default();
+    match &*spec.name {
+        "INFO" => Handling::Info,
+        "PUBSUB" if sub.eq_ignore_ascii_case(b"NUMSUB") => Handling::NumSub,
+        "PUBSUB" if sub.eq_ignore_ascii_case(b"SHARDNUMSUB") => Handling::ShardNumSub,
+        _ => Handling::Pass,
+    }
 }

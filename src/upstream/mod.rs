@@ -14,7 +14,7 @@ pub mod dial;
 pub mod facts;
 pub mod handshake;
 pub mod loss;
-mod open;
+pub mod open;
 pub mod outbox;
 pub mod pipe;
 pub mod provider;

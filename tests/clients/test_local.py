@@ -106,7 +106,6 @@ NOT_CARRIED = [
     ("BRPOPLPUSH", "a", "b", "1"), ("BZPOPMIN", "k", "1"), ("BZPOPMAX", "k", "1"), ("BZMPOP", "1", "1", "k", "MIN"),
     ("XREAD", "BLOCK", "1", "STREAMS", "s", "$"), ("XREADGROUP", "GROUP", "g", "c", "BLOCK", "1", "STREAMS", "s", ">"),
     ("WAIT", "1", "1"),
-    ("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("SSUBSCRIBE", "c"), ("UNSUBSCRIBE",), ("PUNSUBSCRIBE",),
     ("MONITOR",), ("CLIENT", "TRACKING", "ON"), ("CLIENT", "CACHING", "YES"),
     ("SCRIPT", "DEBUG", "YES"),
     ("SHUTDOWN", "NOSAVE"), ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("SYNC",), ("PSYNC", "?", "-1"),
