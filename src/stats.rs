@@ -102,6 +102,8 @@ counters! {
         commands_shared,
         /// Commands sent on leased connections.
         commands_leased,
+        /// Transactions sent: MULTI to EXEC in one block.
+        transactions,
         /// Commands refused: denied, not supported here, unknown.
         commands_refused,
         /// Commands answered with a Nearkey error: upstream unreachable.

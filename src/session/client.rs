@@ -158,7 +158,7 @@ impl Session {
             "CLIENT|INFO" => Ok(Query::Own),
             "CLIENT|LIST" => parse_list(&args[2..]).map(Query::List),
             "CLIENT|KILL" => parse_kill(&args[2..]).map(Query::Kill),
-            _ => Err(errors::refused(sub.class, sub, args)),
+            _ => Err(errors::denied(sub, args)),
         };
         match query {
             Ok(_) if self.pending.owed() > 0 => Verdict::Hold,

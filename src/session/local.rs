@@ -43,11 +43,14 @@ impl Session {
             "AUTH" => self.auth(args, reply, env),
             "HELLO" => return self.hello(args, reply, env, router),
             "RESET" if self.leave_all(router).is_pending() => return Verdict::Hold,
-            "RESET" => self.reset(reply, env),
+            "RESET" => {
+                self.leave_states(router);
+                self.reset(reply, env);
+            }
             "CLIENT" => return self.client(spec, args, reply, env, router),
             "NEARKEY" => return nearkey(args, reply, router),
             "INFO" => return answer_query(&Query::ProxyInfo, reply, router),
-            _ => encode::error(reply, errors::refused(spec.class, spec, args)),
+            _ => encode::error(reply, errors::denied(spec, args)),
         }
         Verdict::Done
     }

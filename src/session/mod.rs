@@ -14,15 +14,19 @@ pub mod errors;
 mod large;
 mod local;
 mod pending;
+mod pin;
 mod router;
+mod special;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
+use self::special::Special;
 use crate::commands::{Class, CommandId, Spec};
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
@@ -104,6 +108,7 @@ pub struct Session {
     labels: Option<Box<Labels>>,
     /// Boxed: most clients subscribe to nothing.
     subscriber: Option<Box<subscribe::Subscriber>>,
+    special: Option<Box<Special>>,
     pending: Pending,
     last_command: CommandId,
 }
@@ -147,6 +152,7 @@ impl Session {
             no_touch: false,
             labels: None,
             subscriber: None,
+            special: None,
             pending: Pending::default(),
             last_command: CommandId::default(),
         }
@@ -165,11 +171,6 @@ impl Session {
     /// A large request is on its way to the leased connection.
     pub fn is_streaming(&self) -> bool {
         matches!(self.mode, Mode::Streaming)
-    }
-
-    /// The leased connection is needed beyond what is in flight.
-    pub fn needs_lease(&self) -> bool {
-        self.is_streaming()
     }
 
     /// Names the client gave itself.
@@ -200,6 +201,9 @@ impl Session {
     /// Upstream replies have been put out: what waited only for them follows into `out`.
     pub fn handle_replies(&mut self, n: u32, out: &mut Vec<u8>) {
         self.pending.complete(n, out);
+        if self.special.is_some() {
+            self.settle();
+        }
     }
 
     /// `n` commands in flight are answered with an error instead; `visible` is false where the
@@ -211,6 +215,7 @@ impl Session {
             }
         }
         self.pending.complete(n, out);
+        self.settle();
     }
 
     /// Takes what the client sent. `input` begins with what the last call left over.
@@ -320,6 +325,7 @@ impl Session {
             && self.reply_mode == ReplyMode::On
             && !self.must_drain
             && !self.is_gated()
+            && self.special.is_none()
     }
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
@@ -362,12 +368,11 @@ fn may_be_rewritten(spec: &Spec) -> bool {
 }
 
 /// What happens to the command's reply on its way.
-fn handling_of(spec: &Spec, args: &[&[u8]]) -> Handling {
-    let sub = args.get(1).copied().unwrap_or_default();
+fn handling_of(spec: &Spec) -> Handling {
     match &*spec.name {
         "INFO" => Handling::Info,
-        "PUBSUB" if sub.eq_ignore_ascii_case(b"NUMSUB") => Handling::NumSub,
-        "PUBSUB" if sub.eq_ignore_ascii_case(b"SHARDNUMSUB") => Handling::ShardNumSub,
+        "PUBSUB|NUMSUB" => Handling::NumSub,
+        "PUBSUB|SHARDNUMSUB" => Handling::ShardNumSub,
         _ => Handling::Pass,
     }
 }

@@ -51,6 +51,9 @@ pub trait Router {
     /// The leased connection is not for others after this session.
     fn taint_lease(&mut self);
 
+    /// Gives the leased connection up at once: nothing more of it may reach this session.
+    fn drop_lease(&mut self);
+
     /// What comes on the leased connection behind the reply to the command that follows are lines of
     /// MONITOR.
     fn expect_lines(&mut self);

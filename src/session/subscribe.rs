@@ -88,7 +88,7 @@ impl Session {
         let done = match (of_kind(Kind::subscribe), of_kind(Kind::unsubscribe)) {
             (Some(kind), _) => self.join(kind, &args[1..], &mut confirmations, router),
             (None, Some(kind)) => self.leave(kind, &args[1..], &mut confirmations, router),
-            (None, None) => Poll::Ready(Err(errors::refused(spec.class, spec, args))),
+            (None, None) => Poll::Ready(Err(errors::denied(spec, args))),
         };
         match done {
             Poll::Pending => Verdict::Hold,

@@ -13,6 +13,7 @@ pub mod conn;
 pub mod dial;
 pub mod facts;
 pub mod handshake;
+mod harvest;
 pub mod loss;
 pub mod open;
 pub mod outbox;

@@ -23,6 +23,9 @@ use crate::upstream::pipe::Tick;
 /// A client is not read while more bytes of local replies than this wait for upstream ones.
 const MAX_HELD: usize = 1024 * 1024;
 
+/// A client whose command blocks is read all the same, so that its end is noticed; up to this much.
+const MAX_AHEAD: usize = 64 * 1024;
+
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
 
@@ -134,7 +137,8 @@ impl Client {
     pub fn kill(&self, gently: bool) {
         let mut inner = self.inner.borrow_mut();
         if inner.stage != Stage::Broken {
-            inner.stage = if gently {
+            // Nobody waits for the end of a wait.
+            inner.stage = if gently && !inner.session.is_blocked() {
                 Stage::Closing
             } else {
                 Stage::Broken
@@ -235,8 +239,13 @@ impl Client {
             return false; // woken with the next reply
         }
         let target = || Target::Client(self.clone());
-        if let (true, Some(lease)) = (inner.session.is_streaming(), &inner.attached.lease) {
-            let room = lease.backlog() <= STREAM_BACKLOG;
+        if let (true, Some(lease)) = (inner.session.needs_lease(), &inner.attached.lease) {
+            let limit = if inner.session.is_streaming() {
+                STREAM_BACKLOG
+            } else {
+                BACKLOG_HIGH
+            };
+            let room = lease.backlog() <= limit;
             if !room {
                 lease.wait_for_room(target());
             }
@@ -281,13 +290,17 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
-            if inner.held || !self.has_room(inner) {
+            let waits = inner.session.is_blocked() && inner.input.len() < MAX_AHEAD;
+            if !waits && (inner.held || !self.has_room(inner)) {
                 return Poll::Pending;
             }
             let mut scratch = self.worker.scratch.borrow_mut();
             match self.stream.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
+                // A wait ends with its client: what it would yield is for others.
+                Poll::Ready(Ok(0)) if inner.session.is_blocked() => inner.stage = Stage::Broken,
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
+                Poll::Ready(Ok(n)) if inner.held => inner.input.extend_from_slice(&scratch[..n]),
                 Poll::Ready(Ok(n)) => {
                     self.last_active.set(self.worker.link.now());
                     self.process(inner, &scratch[..n]);

@@ -25,6 +25,9 @@ impl Client {
             inner.output.extend_from_slice(&input[piece.range]);
             return !self.batched.replace(true);
         }
+        if inner.session.is_judging() {
+            inner.session.judge(&input[piece.range.clone()]);
+        }
         match piece.handling {
             Handling::Discard => inner
                 .session
@@ -45,7 +48,9 @@ impl Client {
     pub fn deliver_push(&self, input: &[u8], piece: Piece) -> bool {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
-        if inner.stage == Stage::Broken {
+        let session = &inner.session;
+        let over = !session.needs_lease() && session.pending().owed() == 0;
+        if inner.stage == Stage::Broken || over {
             return false;
         }
         self.copy_direct(inner, input);

@@ -195,6 +195,13 @@ impl Router for Route<'_> {
         }
     }
 
+    fn drop_lease(&mut self) {
+        if let Some(lease) = self.attached.lease.take() {
+            lease.set_holder(None);
+            lease.close();
+        }
+    }
+
     fn expect_lines(&mut self) {
         if let Some(lease) = &self.attached.lease {
             lease.set_monitor();
