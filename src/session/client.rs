@@ -19,13 +19,39 @@ pub enum Query {
     ProxyInfo,
 }
 
+/// `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientType {
+    /// Not asked for.
+    #[default]
+    Any,
+    /// `normal`: without subscriptions.
+    Normal,
+    /// `pubsub`: with subscriptions.
+    PubSub,
+    /// Masters and replicas: none of ours are.
+    Other,
+}
+
+impl ClientType {
+    /// Whether a client is of this type.
+    pub fn matches(self, session: &Session) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Normal => !session.is_subscriber(),
+            Self::PubSub => session.is_subscriber(),
+            Self::Other => false,
+        }
+    }
+}
+
 /// Which clients `CLIENT LIST` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     /// Only these ids; empty for all.
     pub ids: Vec<u64>,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 /// Which clients `CLIENT KILL` closes: all conditions must hold.
@@ -45,8 +71,8 @@ pub struct KillFilter {
     pub max_age: Option<u64>,
     /// `SKIPME`: spare the caller.
     pub skip_me: bool,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 const HELP: &[&str] = &[
@@ -228,7 +254,7 @@ fn parse_list(args: &[&[u8]]) -> Result<ListFilter, String> {
     match args {
         [] => {}
         [option, kind] if option.eq_ignore_ascii_case(b"TYPE") => {
-            filter.none = !is_normal_type(kind)?;
+            filter.client_type = parse_type(kind)?;
         }
         [option, ids @ ..] if option.eq_ignore_ascii_case(b"ID") && !ids.is_empty() => {
             for id in ids {
@@ -263,7 +289,7 @@ fn parse_kill(args: &[&[u8]]) -> Result<KillFilter, String> {
                 let id = parse_id(value).ok_or("ERR client-id should be greater than 0")?;
                 filter.id = Some(id);
             }
-            b"TYPE" => filter.none = !is_normal_type(value)?,
+            b"TYPE" => filter.client_type = parse_type(value)?,
             b"ADDR" => filter.address = Some(text(value)),
             b"LADDR" => filter.local_address = Some(text(value)),
             b"USER" => filter.user = Some(text(value)),
@@ -290,10 +316,11 @@ fn parse_id(id: &[u8]) -> Option<u64> {
         .filter(|id| *id > 0)
 }
 
-fn is_normal_type(kind: &[u8]) -> Result<bool, String> {
+fn parse_type(kind: &[u8]) -> Result<ClientType, String> {
     match kind.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        b"normal" => Ok(ClientType::Normal),
+        b"pubsub" => Ok(ClientType::PubSub),
+        b"master" | b"replica" | b"slave" => Ok(ClientType::Other),
         _ => Err(format!(
             "ERR Unknown client type '{}'",
             text(kind).escape_debug()

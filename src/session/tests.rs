@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 mod stateful;
+mod subscribe;
 
 use super::*;
 use crate::commands::CommandTable;
+use crate::hub::Topic;
 use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::facts::Facts;
@@ -26,6 +28,12 @@ struct Script {
     no_resp3: bool,
     lease: Option<Result<(), String>>,
     answer: Option<Vec<u8>>,
+    /// The answer to SUBSCRIBE, and what was asked for.
+    subscribed: Option<Result<(), String>>,
+    subscribes: Vec<Topic>,
+    /// UNSUBSCRIBE must wait.
+    slow_unsubscribe: bool,
+    unsubscribes: Vec<Topic>,
 }
 
 impl Router for Script {
@@ -51,6 +59,19 @@ impl Router for Script {
 
     fn poll_query(&mut self, _: &Query) -> Poll<Vec<u8>> {
         self.answer.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
+        self.subscribes = topics.to_vec();
+        self.subscribed.clone().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()> {
+        self.unsubscribes = topics.to_vec();
+        match self.slow_unsubscribe {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
     }
 
     fn poll_lease(&mut self, _: LaneKey) -> Poll<Result<(), String>> {

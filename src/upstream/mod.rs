@@ -15,7 +15,7 @@ pub mod facts;
 pub mod handshake;
 mod harvest;
 pub mod loss;
-mod open;
+pub mod open;
 pub mod outbox;
 pub mod pipe;
 pub mod provider;

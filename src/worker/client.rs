@@ -66,6 +66,8 @@ pub(super) struct Inner {
     pub held: bool,
     /// Not read because too many local replies wait for upstream ones.
     pub crowded: bool,
+    /// Part of a reply was passed on, and the rest has not come.
+    pub torn: bool,
 }
 
 /// How a client is read.
@@ -107,6 +109,7 @@ impl Client {
                 stage: Stage::Reading,
                 held: false,
                 crowded: false,
+                torn: false,
             }),
             waker: Cell::new(None),
             direct: Cell::new((0, 0)),
@@ -151,6 +154,11 @@ impl Client {
         inner.session.pending().is_empty() && inner.output.is_empty() && !inner.held
     }
 
+    /// It has subscriptions: it may be silent for as long as it likes.
+    pub fn is_subscriber(&self) -> bool {
+        self.inner.borrow().session.is_subscriber()
+    }
+
     /// Bytes of replies that the socket has not taken.
     pub fn backlog(&self) -> usize {
         let inner = self.inner.borrow();
@@ -163,7 +171,7 @@ impl Client {
     }
 
     /// What was read, plus `fresh`, goes through the session.
-    fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
+    pub(super) fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
         let counters = &self.worker.stats.counters;
         counters.client_bytes_in.add(fresh.len() as u64);
         let table = self.worker.table();
@@ -324,7 +332,9 @@ impl Client {
         inner.written = 0;
         inner.gathered = None;
         inner.attached.leave();
+        let topics = inner.session.take_subscriptions();
         drop(inner);
+        self.worker.forget_subscriber(self.id, topics);
         self.worker.remove(self);
     }
 }

@@ -9,6 +9,7 @@ use super::client::{Client, Inner};
 use super::lanes::{self, Lane, LaneId};
 use super::queries;
 use super::target::Target;
+use crate::hub::Topic;
 use crate::session::{Query, Router, errors};
 use crate::upstream::LaneKey;
 use crate::upstream::conn::Conn;
@@ -144,6 +145,15 @@ impl Router for Route<'_> {
                 Poll::Pending
             }
         }
+    }
+
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
+        let answer = self.client.worker.poll_subscribe(self.client, topics);
+        answer.map_err(|failure| lease_error(&failure))
+    }
+
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()> {
+        self.client.worker.poll_unsubscribe(self.client, topics)
     }
 
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
