@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::hub::Kind;
+
 /// A counter (or gauge) with one writing thread.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -100,6 +102,8 @@ counters! {
         commands_shared,
         /// Commands sent on leased connections.
         commands_leased,
+        /// Transactions sent: MULTI to EXEC in one block.
+        transactions,
         /// Commands refused: denied, not supported here, unknown.
         commands_refused,
         /// Commands answered with a Nearkey error: upstream unreachable.
@@ -139,6 +143,33 @@ counters! {
         overhead_commands,
         /// Sessions ended by a panic.
         panics,
+        /// Clients with subscriptions now.
+        subscribers,
+        /// Subscriptions of clients to channels now.
+        subscriptions_channel,
+        /// Subscriptions of clients to patterns now.
+        subscriptions_pattern,
+        /// Subscriptions of clients to shard channels now.
+        subscriptions_shard,
+        /// Messages given to subscribers, each counted once per subscriber.
+        messages_delivered,
+        /// Bytes of those messages.
+        message_bytes,
+        /// Subscriptions at the server now.
+        hub_subscriptions,
+        /// Times that subscriptions were lost and messages may have been missed.
+        hub_gaps,
+    }
+}
+
+impl Counters {
+    /// Subscriptions of clients now, by kind.
+    pub fn subscriptions(&self, kind: Kind) -> &Counter {
+        match kind {
+            Kind::Channel => &self.subscriptions_channel,
+            Kind::Pattern => &self.subscriptions_pattern,
+            Kind::Shard => &self.subscriptions_shard,
+        }
     }
 }
 

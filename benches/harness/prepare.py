@@ -11,7 +11,7 @@ REPO = os.path.dirname(BENCHES)
 
 # program -> Debian package
 NEEDED = {"redis-server": "redis-server", "redis-benchmark": "redis-tools", "openssl": "openssl"}
-WELCOME = {"nutcracker": "nutcracker"}
+WELCOME = {"nutcracker": "nutcracker", "haproxy": "haproxy"}
 
 
 def say(text):
@@ -36,7 +36,7 @@ def tools():
         try:
             if subprocess.run(install + packages, stdout=sys.stderr).returncode:
                 subprocess.run(root + ["apt-get", "update"], stdout=sys.stderr)
-                for package in packages:      # one by one: a missing twemproxy is no reason to lack redis
+                for package in packages:      # one by one: a missing peer is no reason to lack redis
                     subprocess.run(install + [package], stdout=sys.stderr)
         except OSError as e:
             say(f"cannot install: {e}")
@@ -45,7 +45,7 @@ def tools():
         sys.exit(f"missing: {', '.join(still)} (Debian packages: {', '.join(NEEDED[p] for p in still)})")
     for p in WELCOME:
         if not _program(p):
-            say(f"no {p}: left out, and the goals that compare with it stay open")
+            say(f"no {p}: left out, and what compares with it stays open")
 
 
 def _program(name):

@@ -59,15 +59,16 @@ def _tcp_rows():
 class Meter:
     """CPU of a target, its server, the load generator and everything else around a `with` block.
 
-    `foreign` is the number of cores that others used meanwhile, `steal` what the hypervisor took.
+    The load generator is this process with its ended children, and those of `generators`, which still run. `foreign` is
+    the number of cores that others used meanwhile, `steal` what the hypervisor took.
     """
 
-    def __init__(self, target_pid, server_pid):
-        self.pids = target_pid, server_pid
+    def __init__(self, target_pid, server_pid, *generators):
+        self.pids, self.generators = (target_pid, server_pid), generators
 
     def _snap(self):
         own = sum(r.ru_utime + r.ru_stime for r in map(
-            resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+            resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))) + sum(map(cpu_of, self.generators))
         return (time.monotonic(), *map(cpu_of, self.pids), own, *machine_cpu())
 
     def __enter__(self):

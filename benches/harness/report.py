@@ -3,6 +3,7 @@ import os
 import statistics
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+STATEFUL = ("tx", "fanout")              # the kinds of stateful.py
 NOTES = "<!-- notes: kept when this file is written again -->"
 
 
@@ -145,7 +146,7 @@ def table(head, rows):
 
 def summary_table(db):
     """One row for each target over everything measured: the table that README shows."""
-    names = [n for n in db.labels if any(r["target"] == n for r in db.rows)]
+    names = [n for n in db.labels if any(r["target"] == n and r["kind"] not in STATEFUL for r in db.rows)]
     head = ["one worker each", "CPU-s/M, pipeline 16", "CPU-s/M, pipeline 1", "req/s, pipeline 16", "req/s, pipeline 1",
             "one client, p50 µs", "bytes per idle client", "start, ms"]
     rows = []
@@ -222,12 +223,83 @@ def start_table(db):
     return table(head, rows)
 
 
+def stateful_summary(db):
+    """One row for each target over transactions and fan-out: the second table that README shows."""
+    names = [n for n in db.labels if any(r["target"] == n and r["kind"] in STATEFUL for r in db.rows)]
+    head = ["50 clients; 1,000 subscribers", "transactions/s", "CPU-s/M transactions", "connections for 50 clients",
+            "fan-out p99 ms", "server bytes per message", "connections for 1,000 subscribers"]
+    rows = [[db.labels[n], num(db.median("tx_per_s", "tx", n), 0), num(db.median("proxy_s_per_m", "tx", n)),
+             num(db.median("upstream", "tx", n), 0), ms(db.median("p99_us", "fanout", n)),
+             num(db.median("bytes_per_message", "fanout", n), 0), num(db.median("upstream", "fanout", n), 0)]
+            for n in names]
+    return table(head, rows)
+
+
+def ms(us):
+    return num(None if us is None else us / 1e3)
+
+
+def peer(name, what):
+    """The same upstream, plain or TLS, with `what` in between."""
+    return what + ("-tls" if name.endswith("-tls") else "")
+
+
+def ratio(db, key, kind, target, what):
+    """To the same figure of `what`; a target without a proxy has no figure for one."""
+    v = db.ratios(lambda r: r[key] or 0, kind, target, peer(target, what))
+    return num(statistics.median(v)) if any(v) else "–"
+
+
+def stateful_table(db, kind, head, cells):
+    """A row for each target: what `cells` makes of its name, the foreign load and the rounds."""
+    head = ["target", *head, "upstream connections", "foreign cores", "rounds"]
+    rows = []
+    for n in db.targets(kind):
+        every, failed = db.of(kind, n), db.error(kind, n)
+        if not every:
+            rows.append([db.labels[n], failed] + [""] * (len(head) - 2))
+            continue
+        rows.append([db.labels[n], *cells(n, lambda key, n=n: db.median(key, kind, n)),
+                     num(db.median("upstream", kind, n), 0), num(db.median("foreign", kind, n)),
+                     f"{len(db.calm(every))} of {len(every)}" + (f"; failed: {failed}" if failed else "")])
+    return table(head, rows)
+
+
+def tx_table(db):
+    head = ["transactions/s", "min – max", "/ direct", "proxy CPU-s/M", "/ haproxy", "server CPU-s/M", "load CPU-s/M",
+            "p50 ms", "p99 ms"]
+
+    def cells(n, m):
+        return [num(m("tx_per_s"), 0), span(db.values("tx_per_s", "tx", n), 0), ratio(db, "tx_per_s", "tx", n, "direct"),
+                num(m("proxy_s_per_m")), ratio(db, "proxy_s_per_m", "tx", n, "haproxy"), num(m("server_s_per_m")),
+                num(m("gen_s_per_m")), ms(m("p50_us")), ms(m("p99_us"))]
+
+    return stateful_table(db, "tx", head, cells)
+
+
+def fanout_table(db):
+    head = ["delivery p50 ms", "p99 ms", "min – max", "p99 / direct", "all have it, ms", "server bytes per message",
+            "proxy CPU µs per delivery", "server CPU µs per message", "load CPU µs per message", "messages/s"]
+
+    def cells(n, m):
+        proxy = m("proxy_s_per_message")
+        p99 = [v / 1e3 for v in db.values("p99_us", "fanout", n)]
+        per_delivery = None if proxy is None else proxy * 1e6 / m("clients")
+        return [ms(m("p50_us")), ms(m("p99_us")), span(p99), ratio(db, "p99_us", "fanout", n, "direct"),
+                ms(m("last_us")), num(m("bytes_per_message"), 0), num(per_delivery),
+                num(m("server_s_per_message") * 1e6, 0), num(m("gen_s_per_message") * 1e6, 0), num(m("messages_per_s"), 0)]
+
+    return stateful_table(db, "fanout", head, cells)
+
+
 # ------------------------------------------------------------ the file
 def readme_part(db):
     """What stands between the markers, in RESULTS.md and in README.md."""
     return "\n".join([
         BEGIN, "", f"{conditions(db)} Medians; CPU-s/M is CPU seconds of the proxy process per million requests. "
-        "GET of 64 B, 50 clients.", "", summary_table(db), "", goal_table(db), "", END])
+        "GET of 64 B, 50 clients.", "", summary_table(db), "",
+        *([stateful_summary(db), ""] if any(r["kind"] in STATEFUL for r in db.rows) else []),
+        goal_table(db), "", END])
 
 
 def conditions(db):
@@ -249,7 +321,13 @@ def sections(db):
             ("idle", "Memory of idle clients", "Resident memory of the process; the kernel's socket buffers are not "
              "in it. Bytes per client: growth from an empty start to all clients having sent one GET.", idle_table),
             ("startup", "Start", "From before fork and exec to the first accepted connection, and to the first value "
-             "through a new upstream connection.", start_table)):
+             "through a new upstream connection.", start_table),
+            ("tx", "Transactions, 50 clients", "MULTI, INCR, SET of 64 B, GET, EXEC in one write; the next when EXEC's "
+             "reply has come. CPU seconds per million transactions.", tx_table),
+            ("fanout", "Fan-out, one message to 1,000 subscribers of a channel", "From before PUBLISH is sent, to the "
+             "server itself, until a subscriber has the message of 64 B; all subscribers of all messages. The next is "
+             "sent when all have it. Bytes are those that the server writes for one message, TLS not counted.",
+             fanout_table)):
         if any(x["kind"] == kind for x in db.rows):
             out.append((heading, remark, make(db)))
     return out

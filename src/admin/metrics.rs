@@ -11,6 +11,7 @@ use metrics::{Counter, Gauge, Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::{State, histogram, process};
+use crate::hub::Kind;
 use crate::stats::{ConnectFailure, UpstreamState};
 
 /// All series with their sources.
@@ -34,6 +35,7 @@ impl Metrics {
         metrics::with_local_recorder(&recorder, || {
             metrics.add_clients();
             metrics.add_commands();
+            metrics.add_pubsub();
             metrics.add_upstream();
             metrics.add_leases();
             metrics.add_process(state);
@@ -171,6 +173,33 @@ impl Metrics {
             "out",
             Box::new(|s| s.sum(|c| &c.upstream_bytes_out)),
         );
+    }
+
+    fn add_pubsub(&mut self) {
+        let name = "nearkey_pubsub_clients";
+        self.gauge(name, "Clients with subscriptions now.", |s| {
+            s.sum(|c| &c.subscribers) as f64
+        });
+        let name = "nearkey_pubsub_subscriptions";
+        metrics::describe_gauge!(name, Unit::Count, "Subscriptions of clients now.");
+        for kind in Kind::ALL {
+            let gauge = metrics::gauge!(name, "kind" => kind.as_str());
+            let source = move |s: &State| s.sum(|c| c.subscriptions(kind)) as f64;
+            self.gauges.push((gauge, Box::new(source)));
+        }
+        let name = "nearkey_pubsub_upstream_subscriptions";
+        self.gauge(name, "Subscriptions at the server now.", |s| {
+            s.sum(|c| &c.hub_subscriptions) as f64
+        });
+        let name = "nearkey_pubsub_messages_total";
+        let help = "Messages given to clients, each counted once per client.";
+        self.counter(name, help, |s| s.sum(|c| &c.messages_delivered));
+        let name = "nearkey_pubsub_message_bytes_total";
+        let help = "Bytes of messages given to clients.";
+        self.counter(name, help, |s| s.sum(|c| &c.message_bytes));
+        let name = "nearkey_pubsub_gaps_total";
+        let help = "Times that subscriptions were lost and messages may have been missed.";
+        self.counter(name, help, |s| s.sum(|c| &c.hub_gaps));
     }
 
     fn add_upstream(&mut self) {

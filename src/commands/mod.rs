@@ -5,6 +5,7 @@
 //! in no table is not shared and is not a read: it could be anything.
 
 mod class;
+mod differences;
 mod flags;
 mod index;
 mod keys;
@@ -14,6 +15,7 @@ mod table;
 use index::Index;
 
 pub use class::{Class, DEFAULT_DENY, classify};
+pub use differences::{DIFFERENCES, Difference};
 pub use flags::Flags;
 pub use keys::{Keys, keys_of};
 pub use learned::ServerCommand;

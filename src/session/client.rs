@@ -4,10 +4,10 @@ use std::task::Poll;
 
 use super::connection::{INVALID_NAME, is_valid_label, parse_int};
 use super::local::{answer_query, help};
+use super::special::Pin;
 use super::{Env, Labels, ReplyMode, Router, Session, Verdict, errors};
 use crate::commands::Spec;
 use crate::resp::encode;
-use crate::upstream::pipe::Handling;
 
 /// A question that one session cannot answer alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +25,39 @@ pub enum Query {
     ProxyInfo,
 }
 
+/// `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientType {
+    /// Not asked for.
+    #[default]
+    Any,
+    /// `normal`: without subscriptions.
+    Normal,
+    /// `pubsub`: with subscriptions.
+    PubSub,
+    /// Masters and replicas: none of ours are.
+    Other,
+}
+
+impl ClientType {
+    /// Whether a client is of this type.
+    pub fn matches(self, session: &Session) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Normal => !session.is_subscriber(),
+            Self::PubSub => session.is_subscriber(),
+            Self::Other => false,
+        }
+    }
+}
+
 /// Which clients `CLIENT LIST` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     /// Only these ids; empty for all.
     pub ids: Vec<u64>,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 /// Which clients `CLIENT KILL` closes: all conditions must hold.
@@ -51,8 +77,8 @@ pub struct KillFilter {
     pub max_age: Option<u64>,
     /// `SKIPME`: spare the caller.
     pub skip_me: bool,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 const HELP: &[&str] = &[
@@ -121,7 +147,7 @@ impl Session {
             "CLIENT|REPLY" => self.set_reply_mode(args[2], reply),
             "CLIENT|GETREDIR" => encode::integer(reply, -1),
             "CLIENT|TRACKINGINFO" => self.tracking_info(reply),
-            "CLIENT|UNBLOCK" => return self.unblock(args, reply, router),
+            "CLIENT|UNBLOCK" => return self.unblock(sub, args, reply, router),
             "CLIENT|HELP" => help(reply, HELP),
             _ => return self.client_query(sub, args, reply, router),
         }
@@ -140,7 +166,7 @@ impl Session {
             "CLIENT|INFO" => Ok(Query::Own),
             "CLIENT|LIST" => parse_list(&args[2..]).map(Query::List),
             "CLIENT|KILL" => parse_kill(&args[2..]).map(Query::Kill),
-            _ => Err(errors::refused(sub.class, sub, args)),
+            _ => Err(errors::denied(sub, args)),
         };
         match query {
             Ok(_) if self.pending.owed() > 0 => Verdict::Hold,
@@ -155,6 +181,7 @@ impl Session {
     /// The ids of clients are this proxy's: the server is told its own. What it answers is the reply.
     fn unblock<R: Router>(
         &mut self,
+        sub: &Spec,
         args: &[&[u8]],
         reply: &mut Vec<u8>,
         router: &mut R,
@@ -181,13 +208,13 @@ impl Session {
         let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", &server_id];
         words.extend(args.get(3));
         encode::command(&mut command, &words);
-        let handling = match self.reply_mode {
-            ReplyMode::On => Handling::Pass,
-            _ => Handling::Discard,
-        };
-        self.must_drain = false; // nothing is owed
-        self.forward(&command, 1, handling.into(), router);
-        Verdict::Done
+        if self.has_pin(Pin::Monitor) {
+            // What comes on its own connection are lines.
+            let terms = self.handling().into();
+            self.forward(&command, 1, terms, router);
+            return Verdict::Done;
+        }
+        self.send(sub, &command, router)
     }
 
     fn set_info(&mut self, args: &[&[u8]], reply: &mut Vec<u8>) {
@@ -270,7 +297,7 @@ fn parse_list(args: &[&[u8]]) -> Result<ListFilter, String> {
     match args {
         [] => {}
         [option, kind] if option.eq_ignore_ascii_case(b"TYPE") => {
-            filter.none = !is_normal_type(kind)?;
+            filter.client_type = parse_type(kind)?;
         }
         [option, ids @ ..] if option.eq_ignore_ascii_case(b"ID") && !ids.is_empty() => {
             for id in ids {
@@ -305,7 +332,7 @@ fn parse_kill(args: &[&[u8]]) -> Result<KillFilter, String> {
                 let id = parse_id(value).ok_or("ERR client-id should be greater than 0")?;
                 filter.id = Some(id);
             }
-            b"TYPE" => filter.none = !is_normal_type(value)?,
+            b"TYPE" => filter.client_type = parse_type(value)?,
             b"ADDR" => filter.address = Some(text(value)),
             b"LADDR" => filter.local_address = Some(text(value)),
             b"USER" => filter.user = Some(text(value)),
@@ -332,10 +359,11 @@ fn parse_id(id: &[u8]) -> Option<u64> {
         .filter(|id| *id > 0)
 }
 
-fn is_normal_type(kind: &[u8]) -> Result<bool, String> {
+fn parse_type(kind: &[u8]) -> Result<ClientType, String> {
     match kind.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        b"normal" => Ok(ClientType::Normal),
+        b"pubsub" => Ok(ClientType::PubSub),
+        b"master" | b"replica" | b"slave" => Ok(ClientType::Other),
         _ => Err(format!(
             "ERR Unknown client type '{}'",
             text(kind).escape_debug()

@@ -100,6 +100,10 @@ impl Session {
             encode::error(reply, errors::WRONGPASS);
             return Verdict::Done;
         }
+        if self.is_pinned() && hello.protocol.is_some_and(|p| p != self.key.protocol) {
+            encode::error(reply, errors::NO_PROTOCOL_CHANGE);
+            return Verdict::Done;
+        }
         let wants_resp3 = hello.protocol == Some(Protocol::Resp3);
         if wants_resp3 && self.key.protocol != Protocol::Resp3 {
             match router.poll_resp3(LaneKey {

@@ -2,8 +2,9 @@
 
 use std::task::Poll;
 
-use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, is_info, local};
-use crate::commands::{self, Class, CommandTable, Flags, Spec};
+use super::special::Pin;
+use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local};
+use crate::commands::{self, Class, CommandTable, Spec};
 use crate::resp::{encode, inline, request};
 use crate::upstream::pipe::Handling;
 
@@ -50,8 +51,11 @@ impl Session {
         env: &Env<'_>,
         router: &mut R,
     ) -> Verdict {
+        if self.is_judging() {
+            return Verdict::Hold;
+        }
         let Some(spec) = env.table.lookup(args[0]) else {
-            return self.handle_unknown(None, args, out, env, router);
+            return self.handle_unknown(None, command, args, out, env, router);
         };
         if !self.authenticated && !local::allowed_before_auth(spec) {
             // Redis looks at the number of arguments first.
@@ -63,63 +67,64 @@ impl Session {
             && let Some(sub) = args.get(1)
             && env.table.subcommand(spec, sub).is_none()
         {
-            return self.handle_unknown(Some(spec), args, out, env, router);
+            return self.handle_unknown(Some(spec), command, args, out, env, router);
+        }
+        if let Some(text) = self.gate(env.table, spec, args) {
+            return self.answer_refused(text, out, env);
         }
         let class = commands::classify(env.table, spec, args.iter().copied());
-        if class == Class::Local {
-            return self.handle_local(spec, args, out, env, router);
+        let exact = exact(spec, args, env);
+        if self.has_pin(Pin::Monitor) && class != Class::Local {
+            return self.refuse_under_monitor(exact, class, args, out, env);
         }
-        if class == Class::Blocking && !waits(spec, args, env) {
-            return self.lease_once(spec, command, out, env, router);
+        if self.in_transaction() && !leaves_queue(spec) {
+            return self.queue(Some((exact, class)), command, args, out, env);
         }
-        if class != Class::Shared {
-            return self.answer_refused(errors::refused(class, spec, args), out, env);
+        match class {
+            Class::Local
+                if self.is_pinned() && &*spec.name == "SELECT" && exact.accepts(args.len()) =>
+            {
+                self.select_pinned(spec, command, args, out, env, router)
+            }
+            Class::Local if self.has_pin(Pin::Tracking) && tells_tracking(exact) => {
+                self.send(exact, command, router)
+            }
+            Class::Local => self.handle_local(spec, args, out, env, router),
+            Class::Transaction => self.transaction(spec, args, out, env, router),
+            Class::Watch => self.watch(spec, command, args, out, env, router),
+            Class::Blocking => self.lease_once(exact, command, out, env, router),
+            Class::Pinned => self.enter_state(exact, command, args, out, env, router),
+            Class::Shared if asks_proxy(spec, args) => {
+                self.handle_local(spec, args, out, env, router)
+            }
+            Class::Shared => self.send(exact, command, router),
+            Class::Refused => self.answer_refused(errors::denied(spec, args), out, env),
+            Class::Subscribe => self.subscribe(spec, args, out, env, router),
         }
-        if is_info(spec) && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey") {
-            return self.handle_local(spec, args, out, env, router);
-        }
-        if self.must_drain && self.pending.owed() > 0 {
+    }
+
+    /// Sends a command that needs no connection of its own where the session's commands go.
+    pub(super) fn send<R: Router>(
+        &mut self,
+        spec: &Spec,
+        command: &[u8],
+        router: &mut R,
+    ) -> Verdict {
+        let pinned = self.is_pinned();
+        if !pinned && self.must_drain && self.pending.owed() > 0 {
             return Verdict::Hold;
         }
         self.must_drain = false;
         self.last_command = spec.id();
         let handling = match self.take_reply_mode() {
-            ReplyMode::On if is_info(spec) => Handling::Info,
-            ReplyMode::On => Handling::Pass,
+            ReplyMode::On => handling_of(spec),
             _ => Handling::Discard,
         };
-        self.forward(command, 1, handling.into(), router);
-        Verdict::Done
-    }
-
-    /// A command that must not stand behind others, or others behind it, though it does not wait: it
-    /// travels alone.
-    fn lease_once<R: Router>(
-        &mut self,
-        spec: &Spec,
-        command: &[u8],
-        out: &mut Vec<u8>,
-        env: &Env<'_>,
-        router: &mut R,
-    ) -> Verdict {
-        if self.pending.owed() > 0 {
-            return Verdict::Hold;
-        }
-        match router.poll_lease(self.key) {
-            Poll::Pending => return Verdict::Hold,
-            Poll::Ready(Err(text)) => return self.answer_refused(text, out, env),
-            Poll::Ready(Ok(())) => {}
-        }
-        self.last_command = spec.id();
-        self.must_drain = true;
-        self.pending.expect(1);
-        let visible = self.take_reply_mode() == ReplyMode::On;
-        let handling = if visible {
-            Handling::Pass
+        if pinned {
+            self.send_leased(command, 1, handling.into(), router);
         } else {
-            Handling::Discard
-        };
-        router.forward_leased(command, 1, handling.into());
+            self.forward(command, 1, handling.into(), router);
+        }
         Verdict::Done
     }
 
@@ -127,6 +132,7 @@ impl Session {
     fn handle_unknown<R: Router>(
         &mut self,
         container: Option<&Spec>,
+        command: &[u8],
         args: &[&[u8]],
         out: &mut Vec<u8>,
         env: &Env<'_>,
@@ -144,14 +150,28 @@ impl Session {
             Poll::Pending => Verdict::Hold,
             // The table that came with the facts is used from the next call on.
             Poll::Ready(Some(facts)) if knows(&facts.table, args) => Verdict::Hold,
-            Poll::Ready(Some(facts)) if facts.lists_commands => {
+            Poll::Ready(facts) if self.in_transaction() => {
+                if !facts.is_some_and(|facts| facts.lists_commands) {
+                    return self.queue(None, command, args, out, env);
+                }
+                self.abort_transaction();
                 let text = match container {
                     Some(spec) => errors::unknown_subcommand(&spec.name, args[1]).into_bytes(),
                     None => errors::unknown(args),
                 };
                 self.answer_refused(text, out, env)
             }
-            Poll::Ready(_) => self.answer_refused(errors::unlisted(args), out, env),
+            Poll::Ready(_) if self.is_gated() => {
+                let text = match container {
+                    Some(spec) => errors::unknown_subcommand(&spec.name, args[1]).into_bytes(),
+                    None => errors::unknown(args),
+                };
+                self.answer_refused(text, out, env)
+            }
+            Poll::Ready(_) if self.has_pin(Pin::Monitor) || !is_name(args[0]) => {
+                self.answer_refused(errors::unknown(args), out, env)
+            }
+            Poll::Ready(_) => self.send_unknown(command, out, env, router),
         }
     }
 
@@ -171,11 +191,33 @@ impl Session {
         if matches!(verdict, Verdict::Hold) {
             return verdict;
         }
+        self.answer_local(&reply, out, env);
+        verdict
+    }
+
+    /// Puts a reply of the session's own in its place.
+    pub(super) fn answer_local(
+        &mut self,
+        reply: &[u8],
+        out: &mut Vec<u8>,
+        env: &Env<'_>,
+    ) -> Verdict {
         env.counters.commands_local.add(1);
         if self.take_reply_mode() == ReplyMode::On {
-            self.pending.put(&reply, out);
+            self.pending.put(reply, out);
         }
-        verdict
+        Verdict::Done
+    }
+
+    pub(super) fn answer_simple(
+        &mut self,
+        text: &str,
+        out: &mut Vec<u8>,
+        env: &Env<'_>,
+    ) -> Verdict {
+        let mut reply = Vec::new();
+        encode::simple(&mut reply, text);
+        self.answer_local(&reply, out, env)
     }
 
     /// The reply mode for the command at hand; `SKIP` ends with it.
@@ -189,7 +231,7 @@ impl Session {
         mode
     }
 
-    fn answer_refused(
+    pub(super) fn answer_refused(
         &mut self,
         error: impl AsRef<[u8]>,
         out: &mut Vec<u8>,
@@ -213,10 +255,38 @@ fn knows(table: &CommandTable, args: &[&[u8]]) -> bool {
     })
 }
 
-/// Whether a command of the class Blocking is one that really waits.
-fn waits(spec: &Spec, args: &[&[u8]], env: &Env<'_>) -> bool {
-    let sub = args.get(1).and_then(|sub| env.table.subcommand(spec, sub));
-    sub.unwrap_or(spec).flags.contains(Flags::BLOCKING)
+/// The spec of the subcommand where there is one.
+fn exact<'t>(spec: &'t Spec, args: &[&[u8]], env: &Env<'t>) -> &'t Spec {
+    let sub = args
+        .get(1)
+        .filter(|_| spec.is_container())
+        .and_then(|sub| env.table.subcommand(spec, sub));
+    sub.unwrap_or(spec)
+}
+
+/// What Redis does at once inside MULTI; everything else is queued.
+fn leaves_queue(spec: &Spec) -> bool {
+    matches!(
+        &*spec.name,
+        "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "QUIT" | "RESET"
+    )
+}
+
+/// Asks for the tracking state of the connection, which a leased one has.
+fn tells_tracking(spec: &Spec) -> bool {
+    matches!(&*spec.name, "CLIENT|TRACKINGINFO" | "CLIENT|GETREDIR")
+}
+
+/// `INFO nearkey`.
+fn asks_proxy(spec: &Spec, args: &[&[u8]]) -> bool {
+    &*spec.name == "INFO" && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey")
+}
+
+/// What a command can be called. Garbage is answered like the unknown command that it is, and causes no
+/// work elsewhere.
+fn is_name(word: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-|".contains(byte);
+    word.first().is_some_and(u8::is_ascii_alphanumeric) && word.iter().all(is_plain)
 }
 
 /// The first word of an HTTP request that is taken for a command, as Redis has it.

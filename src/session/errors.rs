@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::commands::{Class, Spec};
+use crate::commands::Spec;
 
 /// A command before AUTH where a password is required.
 pub const NOAUTH: &str = "NOAUTH Authentication required.";
@@ -95,34 +95,96 @@ pub fn unknown(args: &[&[u8]]) -> Vec<u8> {
     text
 }
 
-/// A command that the table does not know while the server does not tell what it has.
-pub fn unlisted(args: &[&[u8]]) -> String {
+/// A command that `commands.deny` names.
+pub fn denied(spec: &Spec, args: &[&[u8]]) -> String {
     format!(
-        "ERR Nearkey: command '{}' is not known here and the upstream's COMMAND is not available, \
-         so it cannot be told whether it may share a connection",
-        excerpt(args[0], 64)
+        "ERR Nearkey: '{}' is refused by the setting commands.deny",
+        shown(spec, args)
     )
 }
 
-/// A command of a class that is not carried.
-pub fn refused(class: Class, spec: &Spec, args: &[&[u8]]) -> String {
-    let name = match args.get(1) {
+/// A command that would change the connection which carries a transaction, or needs the session.
+pub fn not_in_multi(spec: &Spec, args: &[&[u8]]) -> String {
+    format!(
+        "ERR Nearkey: '{}' is not carried inside MULTI: a transaction travels on a connection that \
+         others use too",
+        shown(spec, args)
+    )
+}
+
+/// A command of a client that runs MONITOR.
+pub fn under_monitor(spec: &Spec, args: &[&[u8]]) -> String {
+    format!(
+        "ERR Nearkey: '{}' is not carried while this connection runs MONITOR; RESET ends it",
+        shown(spec, args)
+    )
+}
+
+/// A command's name as a client writes it.
+fn shown(spec: &Spec, args: &[&[u8]]) -> String {
+    match args.get(1) {
         Some(sub) if spec.is_container() => format!("{} {}", spec.name, excerpt(sub, 64)),
         _ => spec.name.replace('|', " "),
     }
-    .to_ascii_uppercase();
-    let what = match class {
-        Class::Refused => {
-            return format!("ERR Nearkey: '{name}' is refused by the setting commands.deny");
-        }
-        Class::Transaction => "transactions are",
-        Class::Watch => "WATCH is",
-        Class::Blocking => "blocking commands are",
-        Class::Subscribe => "subscriptions are",
-        Class::Pinned | Class::Local | Class::Shared => "commands that change the connection are",
-    };
-    format!("ERR Nearkey: '{name}' was not sent: {what} not carried by this version")
+    .to_ascii_uppercase()
 }
+
+/// A command that a RESP2 client with subscriptions must not say.
+pub fn subscribed(name: &str) -> String {
+    let code = match name {
+        "EXEC" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
+    format!(
+        "{code} Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+         are allowed in this context",
+        name.to_ascii_lowercase()
+    )
+}
+
+/// MULTI inside MULTI.
+pub const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
+
+/// WATCH inside MULTI.
+pub const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
+
+/// EXEC after a command that was refused.
+pub const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
+
+/// EXEC with arguments.
+pub fn exec_arity() -> String {
+    "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"
+        .to_owned()
+}
+
+/// EXEC or DISCARD without MULTI.
+pub fn without_multi(name: &str) -> String {
+    format!("ERR {name} without MULTI")
+}
+
+/// A command that Redis takes in no transaction.
+pub const NO_MULTI: &str = "ERR Command not allowed inside a transaction";
+
+/// A transaction that would not fit.
+pub fn transaction_too_large() -> String {
+    let most = super::transaction::MAX_TRANSACTION / 1024 / 1024;
+    format!("ERR Nearkey: a transaction may have {most} MiB, which are held until EXEC")
+}
+
+/// CLIENT CACHING without CLIENT TRACKING.
+pub const NO_CACHING: &str = "ERR CLIENT CACHING can be called only when the client is in tracking \
+     mode with OPTIN or OPTOUT mode enabled";
+
+/// CLIENT TRACKING with REDIRECT.
+pub const NO_REDIRECT: &str = "ERR Nearkey: CLIENT TRACKING with REDIRECT is not carried, since the \
+     other client has no connection of its own to the server; use RESP3 (HELLO 3)";
+
+/// HELLO that would change the protocol of a connection that is held.
+pub const NO_PROTOCOL_CHANGE: &str = "ERR Nearkey: HELLO with another protocol is not carried while \
+     WATCH, CLIENT TRACKING or MONITOR holds a connection";
+
+/// A client that runs MONITOR, about keys.
+pub const REPLICA_KEYSPACE: &str = "ERR Replica can't interact with the keyspace";
 
 /// The upstream is unreachable and the command was not sent.
 pub fn unreachable(cause: &str) -> String {

@@ -1,16 +1,32 @@
 //! Requests too large to be held whole.
 //!
 //! Once more than `upstream.large_request` bytes are declared or have come, a request leaves on a
-//! leased connection while it still arrives. What cannot be carried that way is dropped as it comes
-//! and answered at its end, so that the client and the proxy stay in step.
+//! leased connection while it still arrives. A command that has to be looked at first is held whole, up
+//! to a limit. What cannot be carried is dropped as it comes and answered at its end, so that the client
+//! and the proxy stay in step.
 
 use std::task::Poll;
 
+use super::special::Pin;
+use super::transaction::MAX_TRANSACTION;
 use super::{Env, Mode, ReplyMode, Router, Session, Status, errors};
 use crate::commands::{Class, Spec};
 use crate::resp::encode;
 use crate::resp::request::Scan;
 use crate::upstream::pipe::Handling;
+
+/// A request that cannot be streamed is held up to this size.
+const MAX_HELD: usize = MAX_TRANSACTION;
+
+/// How a large request goes on.
+enum Way<'t> {
+    /// Passed on as it comes.
+    Stream(&'t Spec),
+    /// Held until it is whole.
+    Whole,
+    /// Dropped as it comes, and answered with this error.
+    Refused(String),
+}
 
 impl Session {
     /// Decides about a command that is not whole. `None` means that its mode has begun.
@@ -27,38 +43,46 @@ impl Session {
         {
             return Some(Status::NeedInput);
         }
-        match self.large_spec(partial, env) {
-            Ok(spec) => {
-                if self.pending.owed() > 0 {
-                    return Some(Status::Hold);
-                }
-                match router.poll_lease(self.key) {
-                    Poll::Pending => return Some(Status::Hold),
-                    Poll::Ready(Ok(())) => {
-                        self.must_drain = false;
-                        self.last_command = spec.id();
-                        self.mode = Mode::Streaming;
-                        router.begin_stream();
-                    }
-                    Poll::Ready(Err(text)) => self.discard(&text),
-                }
+        match self.large_way(partial, env) {
+            Way::Whole if self.scanner.at_least() <= MAX_HELD as u64 => {
+                return Some(Status::NeedInput);
             }
-            Err(Some(text)) => self.discard(&text),
-            Err(None) => match router.poll_facts(self.key) {
+            Way::Whole => {
+                let text = if self.in_transaction() {
+                    errors::transaction_too_large()
+                } else {
+                    errors::TOO_LARGE.to_owned()
+                };
+                self.abort_transaction();
+                self.discard(&text);
+            }
+            Way::Refused(text) => {
+                self.abort_transaction();
+                self.discard(&text);
+            }
+            Way::Stream(spec) => match self.poll_own_lease(router) {
+                _ if self.is_judging() => return Some(Status::Hold),
                 Poll::Pending => return Some(Status::Hold),
-                Poll::Ready(_) => self.discard(errors::TOO_LARGE),
+                Poll::Ready(Ok(())) => {
+                    self.must_drain = false;
+                    self.last_command = spec.id();
+                    self.mode = Mode::Streaming;
+                    router.begin_stream();
+                }
+                Poll::Ready(Err(text)) => self.discard(&text),
             },
         }
         None
     }
 
-    /// The command, if it may travel on a leased connection as it is; an error text, or nothing if
-    /// its name is not known yet.
-    fn large_spec<'t>(&self, partial: &[u8], env: &Env<'t>) -> Result<&'t Spec, Option<String>> {
+    /// How a large request goes on, as far as its first words tell.
+    fn large_way<'t>(&self, partial: &[u8], env: &Env<'t>) -> Way<'t> {
         let Some(name) = self.scanner.arg(0).and_then(|range| partial.get(range)) else {
-            return Err(Some(errors::TOO_LARGE.to_owned()));
+            return Way::Refused(errors::TOO_LARGE.to_owned());
         };
-        let spec = env.table.lookup(name).ok_or(None)?;
+        let Some(spec) = env.table.lookup(name) else {
+            return Way::Whole;
+        };
         let second = self.scanner.arg(1).and_then(|range| partial.get(range));
         let spec = match second {
             Some(second) if spec.is_container() => {
@@ -66,13 +90,17 @@ impl Session {
             }
             _ => spec,
         };
-        if spec.class == Class::Shared && !spec.needs_args() {
-            return Ok(spec);
+        match spec.class {
+            _ if self.is_gated() => Way::Refused(errors::subscribed(&spec.name)),
+            Class::Refused => Way::Refused(errors::denied(spec, &[name])),
+            Class::Shared if !spec.needs_args() && self.carries_large() => Way::Stream(spec),
+            _ => Way::Whole,
         }
-        Err(Some(match spec.class {
-            Class::Shared | Class::Local => errors::TOO_LARGE.to_owned(),
-            class => errors::refused(class, spec, &[name]),
-        }))
+    }
+
+    /// No state of the session speaks against passing a large command on as it comes.
+    fn carries_large(&self) -> bool {
+        !self.in_transaction() && !self.has_pin(Pin::Monitor)
     }
 
     fn discard(&mut self, text: &str) {
@@ -111,7 +139,7 @@ impl Session {
             }
             Mode::Streaming | Mode::Commands => {
                 self.pending.expect(1);
-                self.must_drain = true; // the reply comes on the leased connection
+                self.must_drain = !self.is_pinned(); // the reply comes on the leased connection
                 let handling = if visible {
                     Handling::Pass
                 } else {

@@ -281,6 +281,8 @@ impl<W: ReplyTo> Conn<W> {
 
     fn wake_or_start(self: &Rc<Self>) {
         match self.state() {
+            // What its session relied on is gone with the connection.
+            State::Idle if self.role == Role::Leased => self.fail_all(&Failure::Lost),
             State::Idle => self.start(),
             State::Opening | State::Open => self.wake(),
         }

@@ -226,7 +226,7 @@ impl<W: ReplyTo> Conn<W> {
 }
 
 /// A refusal in the words that clients see.
-fn describe(refusal: &Refusal) -> String {
+pub fn describe(refusal: &Refusal) -> String {
     match refusal.cause {
         ConnectFailure::Dns | ConnectFailure::Tcp | ConnectFailure::Timeout => {
             refusal.message.clone()

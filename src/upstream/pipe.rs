@@ -26,6 +26,10 @@ pub enum Handling {
     Pass,
     /// `INFO`: gathered, then extended by Nearkey's own section.
     Info,
+    /// `PUBSUB NUMSUB`: gathered, then counted over this proxy's clients.
+    NumSub,
+    /// `PUBSUB SHARDNUMSUB`: likewise.
+    ShardNumSub,
     /// Dropped: the client said `CLIENT REPLY OFF` or `SKIP`.
     Discard,
 }
@@ -225,11 +229,8 @@ impl<W> Pipe<W> {
         outbox: &mut Outbox,
         mut deliver: impl FnMut(Option<&Run<W>>, Piece),
     ) -> Result<(usize, Fed), Desync> {
-        let mut fed = Fed::default();
-        let mut frame = 0; // where the current reply began, or the part not passed on
-        let mut start = 0; // where the current piece begins
+        let mut cut = Cut::default();
         let mut position = scanned;
-        let mut completed = 0;
         while position < input.len() {
             match self
                 .scanner
@@ -239,54 +240,80 @@ impl<W> Pipe<W> {
                 ReplyScan::Incomplete => position = input.len(),
                 ReplyScan::Complete { consumed, kind } => {
                     position += consumed;
-                    if kind == ReplyKind::Push || self.is_line() {
-                        self.give(start..frame, &mut completed, &mut fed, &mut deliver);
-                        deliver(None, push(frame..position, false));
-                        self.push_begun = false;
-                        start = position;
-                    } else if self.hide_reply()? {
-                        fed.errors += u32::from(kind == ReplyKind::Error);
-                        start = position;
-                        self.finish_hidden(outbox, &mut fed)?;
-                    } else {
-                        let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
-                        self.streaming = false;
-                        completed += 1;
-                        fed.errors += u32::from(kind == ReplyKind::Error);
-                        if run.owed == completed {
-                            self.give(start..position, &mut completed, &mut fed, &mut deliver);
-                            start = position;
-                            self.finish_front(outbox, &mut fed)?;
-                        }
-                    }
-                    frame = position;
+                    self.handle_frame(kind, position, &mut cut, outbox, &mut deliver)?;
                 }
             }
         }
-        let mut end = frame;
-        if !self.scanner.is_idle() {
-            let long = position - frame > STREAM_ABOVE;
-            if self.scanner.is_push() || self.is_line() {
-                if long || self.push_begun {
-                    self.give(start..frame, &mut completed, &mut fed, &mut deliver);
-                    deliver(None, push(frame..position, true));
-                    self.push_begun = true;
-                    (start, frame, end) = (position, position, position);
-                }
-            } else if self.runs.is_empty() {
-                return Err(Desync::Surplus);
-            } else if long || self.streaming {
-                if self.runs.front().is_some_and(|run| run.terms.hidden > 0) {
-                    start = position; // a reply of this length to MULTI is dropped like any other
-                }
-                self.streaming = true;
-                frame = position;
-                end = position;
-            }
-        }
+        let end = if self.scanner.is_idle() {
+            cut.frame
+        } else {
+            self.handle_rest(position, &mut cut, &mut deliver)?
+        };
         let torn = self.streaming && end == position && !self.scanner.is_idle();
-        self.give_part(start..frame, torn, &mut completed, &mut fed, &mut deliver);
-        Ok((end, fed))
+        self.give(cut.frame, torn, &mut cut, &mut deliver);
+        Ok((end, cut.fed))
+    }
+
+    /// A frame that ends at `end`: a push, a hidden reply, or one for the owner of the front run.
+    fn handle_frame(
+        &mut self,
+        kind: ReplyKind,
+        end: usize,
+        cut: &mut Cut,
+        outbox: &mut Outbox,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) -> Result<(), Desync> {
+        if kind == ReplyKind::Push || self.is_line() {
+            self.give(cut.frame, false, cut, deliver);
+            deliver(None, push(cut.frame..end, false));
+            self.push_begun = false;
+            cut.start = end;
+        } else if self.hide_reply()? {
+            cut.fed.errors += u32::from(kind == ReplyKind::Error);
+            cut.start = end;
+            self.finish_hidden(outbox, &mut cut.fed)?;
+        } else {
+            let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
+            self.streaming = false;
+            cut.completed += 1;
+            cut.fed.errors += u32::from(kind == ReplyKind::Error);
+            if run.owed == cut.completed {
+                self.give(end, false, cut, deliver);
+                self.finish_front(outbox, &mut cut.fed)?;
+            }
+        }
+        cut.frame = end;
+        Ok(())
+    }
+
+    /// The input ends at `end`, in the middle of a frame. Returns how much of it is done with.
+    fn handle_rest(
+        &mut self,
+        end: usize,
+        cut: &mut Cut,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) -> Result<usize, Desync> {
+        let long = end - cut.frame > STREAM_ABOVE;
+        if self.scanner.is_push() || self.is_line() {
+            if !long && !self.push_begun {
+                return Ok(cut.frame);
+            }
+            self.give(cut.frame, false, cut, deliver);
+            deliver(None, push(cut.frame..end, true));
+            self.push_begun = true;
+            (cut.start, cut.frame) = (end, end);
+        } else if self.runs.is_empty() {
+            return Err(Desync::Surplus);
+        } else if long || self.streaming {
+            if self.runs.front().is_some_and(|run| run.terms.hidden > 0) {
+                cut.start = end; // a reply of this length to MULTI is dropped like any other
+            }
+            self.streaming = true;
+            cut.frame = end;
+        } else {
+            return Ok(cut.frame);
+        }
+        Ok(end)
     }
 
     /// What comes now is a line of MONITOR.
@@ -315,40 +342,30 @@ impl<W> Pipe<W> {
         }
     }
 
-    /// Hands whole replies of the front run to its owner.
+    /// Hands what lies before `end` to the owner of the front run.
     fn give(
         &mut self,
-        range: Range<usize>,
-        completed: &mut u32,
-        fed: &mut Fed,
-        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
-    ) {
-        self.give_part(range, false, completed, fed, deliver);
-    }
-
-    /// Hands a piece of the front run to its owner.
-    fn give_part(
-        &mut self,
-        range: Range<usize>,
+        end: usize,
         torn: bool,
-        completed: &mut u32,
-        fed: &mut Fed,
+        cut: &mut Cut,
         deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
     ) {
-        let done = std::mem::take(completed);
+        let done = std::mem::take(&mut cut.completed);
+        let range = cut.start..end;
         if range.is_empty() {
             return;
         }
+        cut.start = end;
         let Some(run) = self.runs.front_mut() else {
             return;
         };
         run.owed -= done;
         self.commands -= done as usize;
         if run.owner.is_none() {
-            fed.late += done;
+            cut.fed.late += done;
             return;
         }
-        fed.replies += done;
+        cut.fed.replies += done;
         let piece = Piece {
             range,
             completed: done,
@@ -371,6 +388,18 @@ impl<W> Pipe<W> {
         outbox.handle_answered(run.bytes);
         Ok(())
     }
+}
+
+/// How far [`Pipe::handle_input`] has come.
+#[derive(Default)]
+struct Cut {
+    /// Where the current piece begins.
+    start: usize,
+    /// Where the current reply began, or the part of it that was not passed on.
+    frame: usize,
+    /// Replies in the current piece.
+    completed: u32,
+    fed: Fed,
 }
 
 /// A part of a push.

@@ -12,13 +12,12 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::conn::{Conn, Core, Link, Role};
-use super::facts::{Facts, Identity, command_rows};
-use super::farewell;
-use super::pipe::{Handling, Piece, Run, STREAM_ABOVE, Tick};
+use super::facts::Identity;
+use super::harvest::{Harvest, learn};
+use super::pipe::{Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
 use crate::resp::encode;
-use crate::resp::reply::{self, ReplyScan, ReplyScanner};
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -159,42 +158,25 @@ impl<W: ReplyTo> Serving<W> {
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
         core.last_heard = self.now;
-        let (now, batch, facts) = (self.now, &mut self.batch, &mut core.facts_reply);
         let input = &self.input[..self.filled];
-        let (mut asked, mut latency, mut left_on) = (false, None, false);
-        let holder = conn.holder();
-        let deliver = |run: Option<&Run<Owner<W>>>, piece: Piece| {
-            let Some(run) = run else {
-                match &holder {
-                    Some(holder) => holder.push(input, piece, batch),
-                    // Nobody listens on a shared connection.
-                    None => left_on |= conn.role() == Role::Leased,
-                }
-                return;
-            };
-            match &run.owner {
-                Some(Owner::Client(owner)) => {
-                    if piece.completed > 0 {
-                        let waited = Duration::from_micros(now.saturating_sub(run.since));
-                        latency = Some(waited);
-                        link.stats
-                            .round_trip
-                            .record(waited, u64::from(piece.completed));
-                        counters.in_flight.sub(u64::from(piece.completed));
-                    }
-                    farewell::note_lost_pop(&conn, run, owner, &input[piece.range.clone()]);
-                    owner.deliver(input, piece, batch);
-                }
-                Some(Owner::Facts) => {
-                    asked |= piece.last;
-                    facts.extend_from_slice(&input[piece.range]);
-                }
-                Some(Owner::Ping) | None => {}
-            }
+        let mut harvest = Harvest {
+            input,
+            now: self.now,
+            stats: &link.stats,
+            conn: &conn,
+            holder: conn.holder(),
+            batch: &mut self.batch,
+            facts: &mut core.facts_reply,
+            told: false,
+            left_on: false,
+            latency: None,
         };
         let done = core
             .pipe
-            .handle_input(input, scanned, &mut core.outbox, deliver);
+            .handle_input(input, scanned, &mut core.outbox, |run, piece| {
+                harvest.take(run, piece);
+            });
+        let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
         for owner in self.batch.drain(..) {
             owner.flush(input);
         }
@@ -210,7 +192,7 @@ impl<W: ReplyTo> Serving<W> {
         if fed.patience_ended {
             core.pipe
                 .iter_mut()
-                .for_each(|run| run.since = run.since.max(now));
+                .for_each(|run| run.since = run.since.max(self.now));
         }
         counters.late_replies.add(u64::from(fed.late));
         counters.error_replies.add(u64::from(fed.errors));
@@ -220,7 +202,7 @@ impl<W: ReplyTo> Serving<W> {
                 .latency_us
                 .store(latency.as_micros() as u64, Relaxed);
         }
-        if asked {
+        if told {
             learn(core, link);
         } else if core.facts_reply.len() > MAX_FACTS {
             return Err(Ended::Lost("the reply to COMMAND has no end".to_owned()));
@@ -461,33 +443,4 @@ pub(super) fn ask_facts<W>(core: &mut Core<W>, link: &Link, identity: Identity) 
         core.facts_reply.clear();
         push_own(core, link, &[b"COMMAND"], Owner::Facts);
     }
-}
-
-/// Publishes what the server has said of itself.
-fn learn<W>(core: &mut Core<W>, link: &Link) {
-    let frame = std::mem::take(&mut core.facts_reply);
-    let mut scanner = ReplyScanner::default();
-    let whole = matches!(scanner.scan(&frame), Ok(ReplyScan::Complete { .. }));
-    let value = reply::decode(&frame, scanner.depth())
-        .ok()
-        .filter(|_| whole);
-    let rows = value.as_ref().map(command_rows).unwrap_or_default();
-    let builtin = link.dialer.table.clone();
-    let lists_commands = !rows.is_empty();
-    let table = if lists_commands {
-        builtin.extended(rows.into_iter()).into()
-    } else {
-        builtin
-    };
-    tracing::debug!(
-        commands = table.len(),
-        lists_commands,
-        "learned what the server has"
-    );
-    let identity = core.identity.clone();
-    link.dialer.facts.set(Facts {
-        identity,
-        lists_commands,
-        table,
-    });
 }

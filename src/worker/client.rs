@@ -23,8 +23,8 @@ use crate::upstream::pipe::Tick;
 /// A client is not read while more bytes of local replies than this wait for upstream ones.
 const MAX_HELD: usize = 1024 * 1024;
 
-/// A client that waits for a leased connection is read this far, to see whether it is still there.
-const MAX_READ_AHEAD: usize = 64 * 1024;
+/// A client whose command waits is read all the same, so that its end is noticed; up to this much.
+const MAX_AHEAD: usize = 64 * 1024;
 
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
@@ -66,6 +66,8 @@ pub(super) struct Inner {
     pub held: bool,
     /// Not read because too many local replies wait for upstream ones.
     pub crowded: bool,
+    /// Part of a reply was passed on, and the rest has not come.
+    pub torn: bool,
 }
 
 /// How a client is read.
@@ -107,6 +109,7 @@ impl Client {
                 stage: Stage::Reading,
                 held: false,
                 crowded: false,
+                torn: false,
             }),
             waker: Cell::new(None),
             direct: Cell::new((0, 0)),
@@ -134,7 +137,8 @@ impl Client {
     pub fn kill(&self, gently: bool) {
         let mut inner = self.inner.borrow_mut();
         if inner.stage != Stage::Broken {
-            inner.stage = if gently {
+            // Nobody waits for the end of a wait.
+            inner.stage = if gently && !inner.session.is_blocked() {
                 Stage::Closing
             } else {
                 Stage::Broken
@@ -166,6 +170,11 @@ impl Client {
         Some(server_id)
     }
 
+    /// It has subscriptions: it may be silent for as long as it likes.
+    pub fn is_subscriber(&self) -> bool {
+        self.inner.borrow().session.is_subscriber()
+    }
+
     /// Bytes of replies that the socket has not taken.
     pub fn backlog(&self) -> usize {
         let inner = self.inner.borrow();
@@ -178,7 +187,7 @@ impl Client {
     }
 
     /// What was read, plus `fresh`, goes through the session.
-    fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
+    pub(super) fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
         let counters = &self.worker.stats.counters;
         counters.client_bytes_in.add(fresh.len() as u64);
         let table = self.worker.table();
@@ -246,8 +255,13 @@ impl Client {
             return false; // woken with the next reply
         }
         let target = || Target::Client(self.clone());
-        if let (true, Some(lease)) = (inner.session.is_streaming(), &inner.attached.lease) {
-            let room = lease.backlog() <= STREAM_BACKLOG;
+        if let (true, Some(lease)) = (inner.session.needs_lease(), &inner.attached.lease) {
+            let limit = if inner.session.is_streaming() {
+                STREAM_BACKLOG
+            } else {
+                BACKLOG_HIGH
+            };
+            let room = lease.backlog() <= limit;
             if !room {
                 lease.wait_for_room(target());
             }
@@ -292,16 +306,20 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
-            if inner.attached.awaits_lease() && self.is_hung_up(cx, inner) {
-                return Poll::Ready(()); // its turn is for somebody who is there
-            }
-            if inner.held || !self.has_room(inner) {
+            let waits = inner.waits() && inner.input.len() < MAX_AHEAD;
+            if !waits && (inner.held || !self.has_room(inner)) {
                 return Poll::Pending;
             }
             let mut scratch = self.worker.scratch.borrow_mut();
             match self.stream.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
+                // A wait ends with its client: what it would yield is for others.
+                Poll::Ready(Ok(0)) if inner.waits() => inner.stage = Stage::Broken,
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
+                Poll::Ready(Ok(n)) if inner.held => {
+                    self.worker.stats.counters.client_bytes_in.add(n as u64);
+                    inner.input.extend_from_slice(&scratch[..n]);
+                }
                 Poll::Ready(Ok(n)) => {
                     self.last_active.set(self.worker.link.now());
                     self.process(inner, &scratch[..n]);
@@ -310,22 +328,6 @@ impl Client {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
             }
         }
-    }
-
-    /// Whether the client has ended the connection; what it says before goes to its input.
-    fn is_hung_up(&self, cx: &mut Context<'_>, inner: &mut Inner) -> bool {
-        let mut scratch = self.worker.scratch.borrow_mut();
-        while inner.input.len() < MAX_READ_AHEAD {
-            match self.stream.poll_read(cx, &mut scratch) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(0) | Err(_)) => return true,
-                Poll::Ready(Ok(n)) => {
-                    self.worker.stats.counters.client_bytes_in.add(n as u64);
-                    inner.input.extend_from_slice(&scratch[..n]);
-                }
-            }
-        }
-        false
     }
 
     fn remember(&self, waker: &Waker) {
@@ -349,7 +351,9 @@ impl Client {
         inner.written = 0;
         inner.gathered = None;
         inner.attached.leave(&self.worker);
+        let topics = inner.session.take_subscriptions();
         drop(inner);
+        self.worker.forget_subscriber(self.id, topics);
         self.worker.remove(self);
     }
 }
@@ -362,6 +366,11 @@ impl Inner {
             || self.crowded
             || self.stage != Stage::Reading
             || self.attached.lease.is_some()
+    }
+
+    /// Its command blocks, or waits for a connection of its own.
+    fn waits(&self) -> bool {
+        self.session.is_blocked() || self.attached.awaits_lease()
     }
 
     /// Frees what has left.

@@ -84,7 +84,7 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
     let mut share = Share::default();
     for client in worker.all_clients() {
         match query {
-            Query::List(filter) if listed(filter, client.id()) => {
+            Query::List(filter) if listed(filter, &client) => {
                 share.lines.push((client.id(), line(&client)));
             }
             Query::Kill(filter) if doomed(filter, &client, asking) => {
@@ -99,14 +99,15 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
     share
 }
 
-fn listed(filter: &ListFilter, id: u64) -> bool {
-    !filter.none && (filter.ids.is_empty() || filter.ids.contains(&id))
+fn listed(filter: &ListFilter, client: &Client) -> bool {
+    (filter.ids.is_empty() || filter.ids.contains(&client.id()))
+        && filter.client_type.matches(&client.inner.borrow().session)
 }
 
 fn doomed(filter: &KillFilter, client: &Client, asking: u64) -> bool {
     let (peer, own) = addresses(client);
     let age = client.worker.link.now().saturating_sub(client.since) / 1_000_000;
-    !(filter.none
+    !(!filter.client_type.matches(&client.inner.borrow().session)
         || filter.skip_me && client.id() == asking
         || filter.id.is_some_and(|id| id != client.id())
         || filter
@@ -189,7 +190,9 @@ fn line(client: &Client) -> String {
     let _ = write!(text, " age={}", seconds(client.since));
     let _ = write!(text, " idle={}", seconds(client.last_active.get()));
     let _ = write!(text, " flags={} db={}", session.flags(), key.db);
-    let _ = write!(text, " sub=0 psub=0 ssub=0 multi=-1 watch=0");
+    let [channels, patterns, shards] = session.subscriptions();
+    let _ = write!(text, " sub={channels} psub={patterns} ssub={shards}");
+    let _ = write!(text, " multi=-1 watch=0");
     let _ = write!(
         text,
         " qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0",

@@ -10,6 +10,7 @@ use super::lanes::{self, Lane, LaneId};
 use super::leases::{Lease, Wait};
 use super::queries;
 use super::target::Target;
+use crate::hub::Topic;
 use crate::session::{Query, Router};
 use crate::upstream::LaneKey;
 use crate::upstream::facts::Facts;
@@ -162,6 +163,15 @@ impl Router for Route<'_> {
         }
     }
 
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
+        let answer = self.client.worker.poll_subscribe(self.client, topics);
+        answer.map_err(|failure| lease_error(&self.client.worker, &failure))
+    }
+
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()> {
+        self.client.worker.poll_unsubscribe(self.client, topics)
+    }
+
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
         if let Some(lease) = self.attached.lease.take() {
@@ -209,6 +219,13 @@ impl Router for Route<'_> {
     fn taint_lease(&mut self) {
         if let Some(lease) = &self.attached.lease {
             lease.taint();
+        }
+    }
+
+    fn drop_lease(&mut self) {
+        if let Some(lease) = self.attached.lease.take() {
+            lease.set_holder(None);
+            lease.close();
         }
     }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 
 from harness.certs import Certs
 from harness.fault_proxy import FaultProxy
@@ -96,6 +97,24 @@ def endpoint(shared_server, shared_nearkey):
         return Endpoint("127.0.0.1", shared_server.port, shared_server, None)
     assert shared_nearkey.process.poll() is None, f"nearkey ended:\n{shared_nearkey.log()[-4000:]}"
     return Endpoint(shared_nearkey.host, shared_nearkey.port, shared_server, shared_nearkey)
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def client(endpoint, protocol):
+    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, socket_timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def text_client(endpoint, protocol):
+    options = {"protocol": protocol, "socket_timeout": 30, "decode_responses": True}
+    with redis.Redis(endpoint.host, endpoint.port, **options) as client:
+        yield client
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ HOSTILE = [
     ("bad then good", b"*x\r\n" + PING),
     ("good then unbalanced", PING + b'"\r\n' + PING),
     ("bad in last of three arguments", b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n%1\r\n"),
-    ("resp3 map", b"%1\r\n$4\r\nPING\r\n$1\r\nx\r\n"),
+    ("resp3 map", b"%1\r\n$4\r\nPING\r\n$4\r\nPING\r\n"),
     ("resp3 set", b"~1\r\n$4\r\nPING\r\n"),
     ("resp3 push", b">1\r\n$4\r\nPING\r\n"),
     ("resp3 verbatim argument", b"*2\r\n$4\r\nECHO\r\n=5\r\ntxt:a\r\n"),

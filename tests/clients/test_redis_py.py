@@ -13,26 +13,6 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from harness.resp import bulk, encode
 
-PROTOCOLS = [2, 3]
-
-
-@pytest.fixture(params=PROTOCOLS, ids=["resp2", "resp3"])
-def protocol(request):
-    return request.param
-
-
-@pytest.fixture
-def client(endpoint, protocol):
-    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol) as client:
-        yield client
-
-
-@pytest.fixture
-def text_client(endpoint, protocol):
-    with redis.Redis(endpoint.host, endpoint.port, protocol=protocol, decode_responses=True) as client:
-        yield client
-
-
 def test_strings_counters_and_expiry_work(text_client):
     r = text_client
     assert r.ping() is True

@@ -15,13 +15,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
-    },
-};
+
+mod tls;
+use tls::Tls;
 
 /// What one client sent in one read: `replies` whole frames, and where their replies go.
 struct Request {
@@ -152,19 +148,8 @@ async fn client(stream: TcpStream, up: UnboundedSender<Request>) -> io::Result<(
     }
 }
 
-fn tls(ca: &str) -> TlsConnector {
-    let mut roots = RootCertStore::empty();
-    for cert in CertificateDer::pem_file_iter(ca).expect("CA file") {
-        roots.add(cert.expect("CA certificate")).expect("CA root");
-    }
-    let config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-}
-
 async fn run(args: Vec<String>) -> io::Result<()> {
-    let tls = args.get(4).map(|ca| tls(ca));
+    let tls = args.get(4).map(|ca| Tls::new(ca));
     let mut ups = Vec::new();
     for _ in 0..args[3].parse::<usize>().expect("number of connections") {
         let (up, requests) = unbounded_channel();
@@ -173,13 +158,7 @@ async fn run(args: Vec<String>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         match &tls {
             None => drop(tokio::spawn(upstream(stream, requests))),
-            Some(tls) => {
-                let name = ServerName::try_from("localhost").expect("a valid name");
-                drop(tokio::spawn(upstream(
-                    tls.connect(name, stream).await?,
-                    requests,
-                )));
-            }
+            Some(tls) => drop(tokio::spawn(upstream(tls.connect(stream).await?, requests))),
         }
     }
     let listener = TcpListener::bind(&args[1]).await?;

@@ -112,6 +112,10 @@ class RedisServer:
         calls = {k.removeprefix("cmdstat_"): int(v.split("calls=")[1].split(",")[0]) for k, v in stats.items()}
         return {k: n for k, n in calls.items() if k not in ("info", "client|list", "client|setname")}
 
+    def wait_for_blocked(self, n):
+        """Until so many clients wait in blocking commands."""
+        eventually(lambda: self.info("clients")["blocked_clients"] == str(n), what=f"{n} clients wait")
+
     def url(self, *, tls=False, password=None):
         password = self.password if password is None else password
         auth = f":{password}@" if password else ""

@@ -1,0 +1,155 @@
+//! What a client can notice of the proxy, command by command, and why it is so.
+//!
+//! Everything else is as in Redis. docs/compatibility.md is made of this and of the table.
+
+/// One thing that is not as in Redis.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// The commands and subcommands (`CLIENT LIST`) that it is seen in; none for any command at all.
+    pub commands: &'static [&'static str],
+    /// What is different: one Markdown sentence or two.
+    pub what: &'static str,
+    /// Why it has to be.
+    pub why: &'static str,
+}
+
+/// All of them, in the order of the document.
+pub const DIFFERENCES: &[Difference] = &[
+    // Any command.
+    Difference {
+        commands: &[],
+        what: "When the connection to the server is lost while a command that may have run is in flight, the client's \
+            connection is closed too (`upstream.on_lost_reply`). Other clients keep theirs.",
+        why: "Nobody knows whether the command has run. A client library treats a closed connection as just that.",
+    },
+    Difference {
+        commands: &[],
+        what: "A command that neither this table nor the server's COMMAND knows holds a leased connection until the \
+            client sends RESET or leaves.",
+        why: "It may change the connection that it travels on, which must then serve nobody else.",
+    },
+    Difference {
+        commands: &[],
+        what: "Errors of the proxy itself begin with `Nearkey:` after their code, and name the setting behind them.",
+        why: "An unreachable server, a limit or a denied command has no reply of the server's to pass on.",
+    },
+    // The connection and its client.
+    Difference {
+        commands: &["AUTH", "HELLO"],
+        what: "Credentials are checked against `listen.password`. Where none is set, any are accepted.",
+        why: "Nearkey has credentials of its own upstream; applications keep the ones they are configured with.",
+    },
+    Difference {
+        commands: &["HELLO"],
+        what: "The `id` in its reply is the one that this proxy gave the client.",
+        why: "The server knows the shared connections only.",
+    },
+    Difference {
+        commands: &["HELLO"],
+        what: "A change of the protocol is refused while WATCH or CLIENT TRACKING holds a leased connection.",
+        why: "Watched and tracked keys belong to a connection, and each connection speaks one protocol.",
+    },
+    Difference {
+        commands: &[
+            "CLIENT GETNAME",
+            "CLIENT ID",
+            "CLIENT INFO",
+            "CLIENT KILL",
+            "CLIENT LIST",
+            "CLIENT SETINFO",
+            "CLIENT SETNAME",
+            "CLIENT UNBLOCK",
+        ],
+        what: "Are about the clients of this proxy; ids, names and addresses are those that it knows.",
+        why: "Elsewhere nobody can tell its clients apart: they share connections.",
+    },
+    Difference {
+        commands: &["CLIENT NO-EVICT", "CLIENT NO-TOUCH"],
+        what: "Are answered and shown in CLIENT LIST, and change nothing on the server.",
+        why: "There they would hold for every client of the shared connection.",
+    },
+    Difference {
+        commands: &["CLIENT TRACKING"],
+        what: "REDIRECT is refused; with RESP3 invalidations come on the client's own connection.",
+        why: "The client id that it names is one of this proxy's and means nothing to the server.",
+    },
+    // Transactions.
+    Difference {
+        commands: &[
+            "AUTH",
+            "CLIENT",
+            "HELLO",
+            "MONITOR",
+            "PSUBSCRIBE",
+            "PUNSUBSCRIBE",
+            "SELECT",
+            "SSUBSCRIBE",
+            "SUBSCRIBE",
+            "SUNSUBSCRIBE",
+            "UNSUBSCRIBE",
+        ],
+        what: "Are refused between MULTI and EXEC, with an error that says so; EXEC then answers EXECABORT.",
+        why: "A transaction runs on a connection that others share. These would change it for them.",
+    },
+    Difference {
+        commands: &["MULTI"],
+        what: "A command that only the server can refuse (out of memory, ACL) is answered QUEUED; EXEC then answers \
+            EXECABORT.",
+        why: "The server sees the transaction at EXEC, as one block. Until then the command table judges.",
+    },
+    Difference {
+        commands: &["MULTI"],
+        what: "A request above `upstream.large_request` is refused inside a transaction; EXEC then answers EXECABORT.",
+        why: "A transaction is held in the proxy's memory until EXEC.",
+    },
+    // Publish and subscribe.
+    Difference {
+        commands: &["PUBLISH", "SPUBLISH"],
+        what: "The reply counts this proxy as one subscriber, however many of its clients get the message.",
+        why: "One upstream subscription serves all of them.",
+    },
+    Difference {
+        commands: &["PUBSUB NUMSUB", "PUBSUB SHARDNUMSUB"],
+        what: "Count this proxy's own clients one by one and every other proxy as one.",
+        why: "Each proxy knows only its own clients.",
+    },
+    Difference {
+        commands: &["PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE"],
+        what: "A subscriber stays connected when the connection to the server is lost. Nearkey subscribes again; what \
+            was published meanwhile is missed, logged and counted.",
+        why: "A hundred clients that reconnect at once would make an outage longer.",
+    },
+    // The server's own view.
+    Difference {
+        commands: &["WAIT", "WAITAOF"],
+        what: "Nearkey sends a PUBLISH that nobody receives before it, so that it waits for every write that the server \
+            has made until then, not for this client's alone.",
+        why: "The server remembers the last write of each connection, and the client's writes went over shared ones.",
+    },
+    Difference {
+        commands: &[
+            "ACL LOG",
+            "ACL WHOAMI",
+            "COMMANDLOG GET",
+            "MONITOR",
+            "SLOWLOG GET",
+        ],
+        what: "Show the user, addresses and names of Nearkey's upstream connections.",
+        why: "They are the server's clients.",
+    },
+    Difference {
+        commands: &["INFO"],
+        what: "Ends with a section `# Nearkey`.",
+        why: "Whoever can reach the Redis port only can see the proxy as well.",
+    },
+    Difference {
+        commands: &["COMMAND"],
+        what: "Tells what the server has: also the commands that `commands.deny` refuses, and not NEARKEY.",
+        why: "It is passed on as it is, so that clients find their server's key positions in it.",
+    },
+    Difference {
+        commands: &["NEARKEY"],
+        what: "Does not exist in Redis.",
+        why: "INFO, HELP and VERSION of the proxy.",
+    },
+];

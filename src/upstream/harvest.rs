@@ -1,0 +1,87 @@
+//! What one read of a connection brings, and whom it is for.
+
+use std::time::Duration;
+
+use super::conn::{Conn, Core, Link, Role};
+use super::facts::{Facts, command_rows};
+use super::farewell;
+use super::pipe::{Piece, Run, Tick};
+use super::reply_to::{Owner, ReplyTo};
+use crate::resp::reply::{self, ReplyScan, ReplyScanner};
+use crate::stats::WorkerStats;
+
+/// What one read brings, on its way to its owners.
+pub(super) struct Harvest<'a, W> {
+    pub input: &'a [u8],
+    pub now: Tick,
+    pub conn: &'a Conn<W>,
+    pub stats: &'a WorkerStats,
+    /// Whom pushes are for; nobody listens on a shared connection.
+    pub holder: Option<W>,
+    pub batch: &'a mut Vec<W>,
+    pub facts: &'a mut Vec<u8>,
+    /// The reply to COMMAND is whole.
+    pub told: bool,
+    /// A push came on a leased connection that nobody holds.
+    pub left_on: bool,
+    pub latency: Option<Duration>,
+}
+
+impl<W: ReplyTo> Harvest<'_, W> {
+    pub fn take(&mut self, run: Option<&Run<Owner<W>>>, piece: Piece) {
+        let Some(run) = run else {
+            match &self.holder {
+                Some(holder) => holder.push(self.input, piece, self.batch),
+                None => self.left_on |= self.conn.role() == Role::Leased,
+            }
+            return;
+        };
+        match &run.owner {
+            Some(Owner::Client(owner)) => {
+                if piece.completed > 0 {
+                    let waited = Duration::from_micros(self.now.saturating_sub(run.since));
+                    let replies = u64::from(piece.completed);
+                    self.latency = Some(waited);
+                    self.stats.round_trip.record(waited, replies);
+                    self.stats.counters.in_flight.sub(replies);
+                }
+                farewell::note_lost_pop(self.conn, run, owner, &self.input[piece.range.clone()]);
+                owner.deliver(self.input, piece, self.batch);
+            }
+            Some(Owner::Facts) => {
+                self.told |= piece.last;
+                self.facts.extend_from_slice(&self.input[piece.range]);
+            }
+            Some(Owner::Ping) | None => {}
+        }
+    }
+}
+
+/// Publishes what the server has said of itself.
+pub(super) fn learn<W>(core: &mut Core<W>, link: &Link) {
+    let frame = std::mem::take(&mut core.facts_reply);
+    let mut scanner = ReplyScanner::default();
+    let whole = matches!(scanner.scan(&frame), Ok(ReplyScan::Complete { .. }));
+    let value = reply::decode(&frame, scanner.depth())
+        .ok()
+        .filter(|_| whole);
+    let rows = value.as_ref().map(command_rows).unwrap_or_default();
+    let builtin = link.dialer.table.clone();
+    let lists_commands = !rows.is_empty();
+    let table = if lists_commands {
+        builtin.extended(rows.into_iter()).into()
+    } else {
+        builtin
+    };
+    tracing::debug!(
+        commands = table.len(),
+        lists_commands,
+        "learned what the server has"
+    );
+    let identity = core.identity.clone();
+    link.dialer.facts.set(Facts {
+        identity,
+        lists_commands,
+        table,
+    });
+}
