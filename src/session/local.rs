@@ -35,9 +35,9 @@ impl Session {
                 return Verdict::Close;
             }
             "SELECT" => return self.select(args, reply, router),
-            "AUTH" => self.auth(args, reply, env),
+            "AUTH" => return self.auth(args, reply, env, router),
             "HELLO" => return self.hello(args, reply, env, router),
-            "RESET" => self.reset(reply, env),
+            "RESET" => return self.reset(reply, env, router),
             "CLIENT" => return self.client(spec, args, reply, env, router),
             "NEARKEY" => return nearkey(args, reply, router),
             "INFO" => return answer_query(&Query::ProxyInfo, reply, router),

@@ -231,9 +231,9 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
-    /// Starts to open the connection in the background.
+    /// Starts to open the connection in the background, unless the server has just refused it.
     pub fn open(self: &Rc<Self>) {
-        if self.state() == State::Idle {
+        if self.state() == State::Idle && self.status.refusal().is_none() {
             self.start();
         }
     }
@@ -267,7 +267,7 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
-    fn wake_or_start(self: &Rc<Self>) {
+    pub(super) fn wake_or_start(self: &Rc<Self>) {
         match self.state() {
             State::Idle => self.start(),
             State::Opening | State::Open => self.wake(),
@@ -282,6 +282,8 @@ impl<W: ReplyTo> Conn<W> {
     /// The task: opens, serves, and opens again while commands wait.
     async fn run(self: Rc<Self>) {
         let _last = LastWords(&self);
+        // Whose name it is stays known for as long as it is up.
+        let _login = self.link.dialer.logins.get(self.key.identity);
         while !self.close.get()
             && let Some((stream, permit)) = self.open_stream().await
         {
@@ -338,7 +340,7 @@ impl<W: ReplyTo> Conn<W> {
         let count = u64::from(visible);
         match run.owner {
             None => {}
-            Some(Owner::Ping) => {}
+            Some(Owner::Ping | Owner::Question(_)) => {}
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(owner)) => {
                 counters.in_flight.sub(count);

@@ -16,7 +16,6 @@ use super::facts::{Facts, Identity, command_rows};
 use super::pipe::{Handling, Piece, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
-use crate::resp::encode;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner};
 
 /// Room for new bytes behind a reply that is not whole.
@@ -198,6 +197,7 @@ impl<W: ReplyTo> Serving<W> {
                     asked |= piece.last;
                     facts.extend_from_slice(&input[piece.range]);
                 }
+                Some(Owner::Question(question)) => question.answer(&input[piece.range]),
                 Some(Owner::Ping) | None => {}
             }
         };
@@ -372,7 +372,12 @@ impl<W: ReplyTo> Serving<W> {
 
     fn ping(&mut self) {
         let mut core = self.conn.core.borrow_mut();
-        push_own(&mut core, &self.conn.link, &[b"PING"], Owner::Ping);
+        push_own(
+            &mut core,
+            &self.conn.link,
+            b"*1\r\n$4\r\nPING\r\n",
+            Owner::Ping,
+        );
     }
 
     /// Closes for the sake of somebody who waits for a permit, if nothing is lost by it.
@@ -435,15 +440,13 @@ impl<W: ReplyTo> Future for Serving<W> {
 impl<W> Unpin for Serving<W> {}
 
 /// Enters a command of the proxy's own.
-fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[&[u8]], owner: Owner<W>) {
-    let mut bytes = Vec::new();
-    encode::command(&mut bytes, command);
-    core.outbox.push(&bytes);
+pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
+    core.outbox.push(command);
     core.pipe.push(Run {
         owner: Some(owner),
         terms: Handling::Pass.into(),
         owed: 1,
-        bytes: bytes.len(),
+        bytes: command.len(),
         since: link.now(),
         retried: true,
     });
@@ -455,7 +458,7 @@ pub(super) fn ask_facts<W>(core: &mut Core<W>, link: &Link, identity: Identity) 
     if link.dialer.facts.begin() {
         core.identity = identity;
         core.facts_reply.clear();
-        push_own(core, link, &[b"COMMAND"], Owner::Facts);
+        push_own(core, link, b"*1\r\n$7\r\nCOMMAND\r\n", Owner::Facts);
     }
 }
 
@@ -483,6 +486,7 @@ fn learn<W>(core: &mut Core<W>, link: &Link) {
     let identity = core.identity.clone();
     link.dialer.facts.set(Facts {
         identity,
+        denied: link.dialer.is_passthrough() && frame.starts_with(b"-NOPERM"),
         lists_commands,
         table,
     });

@@ -35,6 +35,13 @@ impl Leases {
         )
     }
 
+    /// Keeps only what is for the keys that `keep` says.
+    pub fn retain(&self, keep: impl Fn(LaneKey) -> bool) {
+        let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
+        idle.retain(|key, _| keep(*key));
+        *self.idle.borrow_mut() = idle;
+    }
+
     /// Takes back a connection that owes nothing; one that is in doubt is closed.
     pub fn give_back(&self, conn: Rc<Conn<Target>>) {
         if conn.state() == State::Open && conn.is_clean() {

@@ -2,6 +2,7 @@
 //!
 //! Everything here belongs to one thread; workers speak to each other by [`Mail`] alone.
 
+mod auth;
 pub mod client;
 mod deliver;
 mod info;
@@ -139,6 +140,8 @@ pub struct Worker {
     outlets: RefCell<HashMap<(LaneId, usize), Rc<Outlet>>>,
     leases: Leases,
     scratch: RefCell<Box<[u8]>>,
+    /// Somebody looks for connections that nobody can use any more.
+    sweeping: Cell<bool>,
 }
 
 impl Worker {
@@ -161,6 +164,7 @@ impl Worker {
             outlets: RefCell::default(),
             leases: Leases::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            sweeping: Cell::new(false),
         })
     }
 

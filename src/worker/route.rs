@@ -2,19 +2,24 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
+
+use tokio::sync::oneshot;
 
 use super::Worker;
+use super::auth::{self, Presented};
 use super::client::{Client, Inner};
 use super::lanes::{self, Lane, LaneId};
 use super::queries;
 use super::target::Target;
+use crate::resp::encode;
 use crate::session::{Query, Router, errors};
-use crate::upstream::LaneKey;
 use crate::upstream::conn::Conn;
 use crate::upstream::facts::Facts;
+use crate::upstream::logins::{Login, Verdict};
 use crate::upstream::pipe::{Handling, Terms};
 use crate::upstream::reply_to::Failure;
+use crate::upstream::{IdentityId, LaneKey};
 
 /// The connections a client is attached to.
 #[derive(Debug, Default)]
@@ -25,7 +30,18 @@ pub struct Attached {
     lane_epoch: u64,
     /// The connection of a large request.
     pub lease: Option<Rc<Conn<Target>>>,
-    asked: Option<Box<Asked>>,
+    /// What few clients have, outside of the others.
+    pub(super) extra: Option<Box<Extra>>,
+}
+
+/// What is kept for a client only while it needs it.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    asked: Option<Asked>,
+    /// What it says it is, while the server has not said yes.
+    pub presented: Option<Presented>,
+    /// What it is, where it is not the proxy.
+    pub login: Option<Arc<Login>>,
 }
 
 impl Attached {
@@ -37,6 +53,23 @@ impl Attached {
         if let Some(lease) = self.lease.take() {
             lease.close();
         }
+        self.extra = None;
+    }
+
+    /// The client's user on the server, where it has one of its own.
+    pub fn user(&self) -> Option<&[u8]> {
+        Some(self.extra.as_ref()?.login.as_ref()?.user())
+    }
+
+    pub(super) fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// Gives back what is not needed any more.
+    pub(super) fn trim(&mut self) {
+        self.extra.take_if(|extra| {
+            extra.asked.is_none() && extra.presented.is_none() && extra.login.is_none()
+        });
     }
 }
 
@@ -44,7 +77,26 @@ impl Attached {
 #[derive(Debug)]
 pub struct Asked {
     query: Query,
-    answer: Rc<queries::Gathering>,
+    /// What the server says to the client's asking this.
+    permission: Option<oneshot::Receiver<Verdict>>,
+    answer: Option<Rc<queries::Gathering>>,
+}
+
+impl Asked {
+    fn poll(&mut self, client: &Rc<Client>) -> Poll<Vec<u8>> {
+        if let Some(permission) = &mut self.permission {
+            let verdict = ready!(auth::poll_permission(client, permission));
+            self.permission = None;
+            if let Err(text) = verdict {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, &text);
+                return Poll::Ready(reply);
+            }
+        }
+        let ask = || queries::ask(client, &self.query);
+        let reply = self.answer.get_or_insert_with(ask).take();
+        reply.map_or(Poll::Pending, Poll::Ready)
+    }
 }
 
 /// The way out for one client while its session is fed.
@@ -64,6 +116,7 @@ impl Route<'_> {
             Some(lane) => lane.key() != key || (self.may_move && self.attached.lane_epoch != epoch),
         };
         if stale {
+            assert_named(worker, key);
             let current = self.attached.lane.take();
             self.attached.lane = Some(lanes::choose(worker, key, current));
             self.attached.lane_epoch = epoch;
@@ -97,6 +150,11 @@ impl Router for Route<'_> {
             return Poll::Ready(facts);
         }
         // The connection that opens next asks the server: the one that is needed anyway.
+        let key = if worker.link.dialer.may_ask_facts(key) {
+            key
+        } else {
+            worker.default_key()
+        };
         let lane = lanes::find(worker, LaneId { key, index: 0 });
         match lane.status().poll_open(&waker, || lane.open(worker)) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
@@ -127,27 +185,38 @@ impl Router for Route<'_> {
     }
 
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>> {
-        let asked = match self.attached.asked.take() {
-            Some(asked) if asked.query == *query => asked,
-            _ => {
-                let answer = queries::ask(self.client, query);
-                Box::new(Asked {
-                    query: query.clone(),
-                    answer,
-                })
-            }
-        };
-        match asked.answer.take() {
-            Some(reply) => Poll::Ready(reply),
-            None => {
-                self.attached.asked = Some(asked);
-                Poll::Pending
-            }
+        let known = self.attached.extra_mut().asked.take();
+        let mut asked = known
+            .filter(|asked| asked.query == *query)
+            .unwrap_or_else(|| Asked {
+                query: query.clone(),
+                permission: auth::ask_permission(self.client, self.attached, query),
+                answer: None,
+            });
+        let answer = asked.poll(self.client);
+        if answer.is_pending() {
+            self.attached.extra_mut().asked = Some(asked);
         }
+        self.attached.trim();
+        answer
+    }
+
+    fn poll_identity(
+        &mut self,
+        key: LaneKey,
+        user: &[u8],
+        password: &[u8],
+    ) -> Poll<Result<IdentityId, String>> {
+        auth::poll_identity(self.client, self.attached, key, user, password)
+    }
+
+    fn settle_identity(&mut self, identity: IdentityId) {
+        auth::settle_identity(self.attached, identity);
     }
 
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
+        assert_named(worker, key);
         let other = self.attached.lease.take_if(|lease| lease.key() != key);
         if let Some(other) = other {
             worker.leases.give_back(other);
@@ -203,6 +272,13 @@ impl Router for Route<'_> {
             lease.stream(part, end, self.client.worker.link.now());
         }
     }
+}
+
+/// What belongs to the proxy itself is never used for a client that has a name of its own, whatever
+/// went wrong before.
+fn assert_named(worker: &Worker, key: LaneKey) {
+    let named = key.identity != IdentityId::OWN || !worker.link.dialer.is_passthrough();
+    assert!(named, "a client's command in the proxy's name");
 }
 
 fn lease_error(failure: &Failure) -> String {
