@@ -340,7 +340,8 @@ impl<W: ReplyTo> Conn<W> {
         let count = u64::from(visible);
         match run.owner {
             None => {}
-            Some(Owner::Ping | Owner::Question(_)) => {}
+            Some(Owner::Ping) => {}
+            Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(owner)) => {
                 counters.in_flight.sub(count);

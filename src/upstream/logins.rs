@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::conn::Conn;
 use super::handshake::Credentials;
-use super::reply_to::{Owner, ReplyTo};
+use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::push_own;
 use super::{IdentityId, LaneKey};
 use crate::resp::encode;
@@ -204,9 +204,17 @@ impl Logins {
     }
 }
 
-/// What the server says of a command: nothing but an error text counts. Dropped without a word when
-/// the connection is lost or takes too long.
-pub type Verdict = Result<(), String>;
+/// What the server says of a command, of whose reply only an error counts. Nothing comes when the
+/// connection is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be done.
+    Yes,
+    /// The error that the server gave.
+    No(String),
+    /// The server did not answer in time.
+    Late,
+}
 
 /// A question to the server whose answer is for the proxy; shared by the copies of its run's owner.
 #[derive(Clone, Debug)]
@@ -215,10 +223,20 @@ pub struct Question(Rc<RefCell<Option<oneshot::Sender<Verdict>>>>);
 impl Question {
     /// Takes the whole reply.
     pub(super) fn answer(&self, reply: &[u8]) {
-        let verdict = match reply.strip_prefix(b"-") {
-            None => Ok(()),
-            Some(text) => Err(String::from_utf8_lossy(text).trim_end().to_owned()),
-        };
+        self.settle(match reply.strip_prefix(b"-") {
+            None => Verdict::Yes,
+            Some(text) => Verdict::No(String::from_utf8_lossy(text).trim_end().to_owned()),
+        });
+    }
+
+    /// There will be no reply.
+    pub(super) fn fail(&self, failure: &Failure) {
+        if let Failure::Timeout(_) = failure {
+            self.settle(Verdict::Late);
+        }
+    }
+
+    fn settle(&self, verdict: Verdict) {
         if let Some(asking) = self.0.take() {
             // Whoever asked may be gone.
             let _ = asking.send(verdict);

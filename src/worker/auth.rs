@@ -125,18 +125,18 @@ impl Presented {
                     let waker = client.waker();
                     match Pin::new(answer).poll(&mut Context::from_waker(&waker)) {
                         Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(Ok(()))) => self.step = Step::Accepted,
+                        Poll::Ready(Ok(Verdict::Yes)) => self.step = Step::Accepted,
                         // The server is one that knows passwords only.
-                        Poll::Ready(Ok(Err(text)))
+                        Poll::Ready(Ok(Verdict::No(text)))
                             if form == Form::User && text.contains("wrong number of arguments") =>
                         {
                             self.ask(client, Form::PasswordAlone);
                         }
-                        Poll::Ready(Ok(Err(text))) => return Poll::Ready(Err(text)),
+                        Poll::Ready(Ok(Verdict::No(text))) => return Poll::Ready(Err(text)),
                         Poll::Ready(Err(_)) if self.asked < MAX_ASKED => {
                             self.step = Step::Opening { began: false };
                         }
-                        Poll::Ready(Err(_)) => {
+                        Poll::Ready(Ok(Verdict::Late) | Err(_)) => {
                             return Poll::Ready(Err(errors::UNJUDGED.to_owned()));
                         }
                     }
@@ -223,9 +223,9 @@ pub fn poll_permission(
     let waker = client.waker();
     let verdict = ready!(Pin::new(answer).poll(&mut Context::from_waker(&waker)));
     Poll::Ready(match verdict {
-        Ok(Err(text)) if text.starts_with("NO") => Err(text), // NOPERM, NOAUTH
-        Ok(_) => Ok(()),
-        Err(_) => Err(errors::UNJUDGED.to_owned()),
+        Ok(Verdict::No(text)) if text.starts_with("NO") => Err(text), // NOPERM, NOAUTH
+        Ok(Verdict::Yes | Verdict::No(_)) => Ok(()),
+        Ok(Verdict::Late) | Err(_) => Err(errors::UNJUDGED.to_owned()),
     })
 }
 

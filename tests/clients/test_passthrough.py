@@ -6,6 +6,8 @@ import time
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from harness.nearkey import run
 from harness.ports import eventually
@@ -192,42 +194,51 @@ def test_no_command_ever_runs_as_another(passthrough, server):
     problems, done = [], threading.Event()
     rounds = [0] * 50
 
+    def plan(rng, me):
+        """One pipeline, what must come back, and who the session is after it."""
+        pipeline, expected = [], []
+        for _ in range(rng.randint(1, 6)):
+            step = rng.random()
+            name = rng.choice(list(users))
+            if step < 0.45:
+                pipeline.append(("AUTH", name, users[name]))
+                expected.append(b"OK")
+                me = name
+            elif step < 0.5:
+                pipeline.append(("AUTH", name, users[rng.choice([n for n in users if n != name])]))
+                expected.append("WRONGPASS")
+            elif step < 0.6:
+                pipeline.append(("RESET",))
+                expected.append(b"RESET")
+                me = None
+            elif step < 0.65:
+                pipeline.append(("SELECT", "0"))
+                expected.append(b"OK" if me else "NOAUTH")
+            elif step < 0.7:
+                pipeline.append(("GET", f"{name}:who"))
+                expected.append("NOAUTH" if me is None else name.encode() if name == me else "NOPERM")
+            else:
+                pipeline.append(("ACL", "WHOAMI"))
+                expected.append(me.encode() if me else "NOAUTH")
+        return pipeline, expected, me
+
     def live(seed):
         rng = random.Random(seed)
-        me = None
-        with proxy.connect() as raw:
-            while not done.is_set() and not problems:
-                pipeline, expected = [], []
-                for _ in range(rng.randint(1, 6)):
-                    step = rng.random()
-                    name = rng.choice(list(users))
-                    if step < 0.45:
-                        pipeline.append(("AUTH", name, users[name]))
-                        expected.append(b"OK")
-                        me = name
-                    elif step < 0.5:
-                        pipeline.append(("AUTH", name, users[rng.choice([n for n in users if n != name])]))
-                        expected.append("WRONGPASS")
-                    elif step < 0.6:
-                        pipeline.append(("RESET",))
-                        expected.append(b"RESET")
-                        me = None
-                    elif step < 0.65:
-                        pipeline.append(("SELECT", "0"))
-                        expected.append(b"OK" if me else "NOAUTH")
-                    elif step < 0.7:
-                        pipeline.append(("GET", f"{name}:who"))
-                        expected.append("NOAUTH" if me is None else name.encode() if name == me else "NOPERM")
-                    else:
-                        pipeline.append(("ACL", "WHOAMI"))
-                        expected.append(me.encode() if me else "NOAUTH")
-                raw.send(b"".join(encode(*command) for command in pipeline))
-                for command, wanted in zip(pipeline, expected):
-                    got = raw.reply()
-                    fits = str(got).startswith(wanted) if isinstance(wanted, str) else got == wanted
-                    if not fits or isinstance(got, ReplyError) != isinstance(wanted, str):
-                        problems.append((seed, command, wanted, got))
-                rounds[seed] += 1
+        raw, me = proxy.connect(), None
+        while not done.is_set() and not problems:
+            pipeline, expected, me = plan(rng, me)
+            raw.send(b"".join(encode(*command) for command in pipeline))
+            for command, wanted in zip(pipeline, expected):
+                if rng.random() < 0.01:
+                    raw.close()
+                    raw, me = proxy.connect(), None
+                    break
+                got = raw.reply()
+                fits = str(got).startswith(wanted) if isinstance(wanted, str) else got == wanted
+                if not fits or isinstance(got, ReplyError) != isinstance(wanted, str):
+                    problems.append((seed, command, wanted, got))
+            rounds[seed] += 1
+        raw.close()
 
     def guarded(seed):
         try:
@@ -238,7 +249,10 @@ def test_no_command_ever_runs_as_another(passthrough, server):
     threads = [threading.Thread(target=guarded, args=(i,)) for i in range(50)]
     for thread in threads:
         thread.start()
-    time.sleep(6)
+    end = time.monotonic() + 6
+    while time.monotonic() < end and not problems:
+        time.sleep(0.3)
+        server.control("CLIENT", "PAUSE", "5")  # so that clients are met in the middle of something
     done.set()
     for thread in threads:
         thread.join(30)
@@ -401,6 +415,32 @@ def test_health_without_credentials(passthrough, server):
     assert eventually(lambda: proxy.health()[0] == 200, 20)
 
 
+def test_wrong_credentials_of_the_proxys_own_harm_no_client(passthrough):
+    proxy = passthrough("proxy:wrong")
+    with proxy.connect() as raw:
+        assert raw.command("HELLO", "3", "AUTH", "alice", ALICE)[b"proto"] == 3
+        assert raw.command("ACL", "WHOAMI") == b"alice"
+        assert raw.command("GET", "a:1") == b"of alice"
+
+
+def test_a_server_that_does_not_answer_lets_nobody_in(passthrough, server):
+    proxy = passthrough(upstream__command_timeout="400ms", upstream__connect_timeout="600ms")
+    alice = connect_as(proxy, "alice", ALICE)
+    assert alice.command("ACL", "WHOAMI") == b"alice"
+    server.freeze()
+    try:
+        with proxy.connect() as raw:
+            for name, password in [("alice", ALICE), ("bob", BOB)]:
+                started = time.monotonic()
+                assert error(raw, "AUTH", name, password).startswith("LOADING Nearkey: ")
+                assert time.monotonic() - started < 1.5
+                assert error(raw, "GET", "a:1").startswith("NOAUTH")
+    finally:
+        server.thaw()
+    assert eventually(lambda: alice.command("AUTH", "bob", BOB) == b"OK")
+    assert alice.command("ACL", "WHOAMI") == b"bob"
+
+
 def test_hello_and_restricted_users(passthrough, server):
     user(server, "reader", "pw", "~*", "+get")
     proxy = passthrough()
@@ -437,7 +477,8 @@ def test_redis_py_unchanged(passthrough):
     proxy = passthrough()
     for protocol in (2, 3):
         for db in (0, 5):
-            options = dict(host=proxy.host, port=proxy.port, protocol=protocol, db=db, decode_responses=True)
+            # redis-py would ask a refused password again for seconds.
+            options = dict(retry=Retry(NoBackoff(), 0), host=proxy.host, port=proxy.port, protocol=protocol, db=db, decode_responses=True)
             with redis.Redis(username="alice", password=ALICE, **options) as alice, \
                     redis.Redis(username="bob", password=BOB, **options) as bob:
                 alice.set("a:py", f"{protocol}-{db}")
