@@ -138,6 +138,16 @@ def test_wrong_passwords_are_refused_and_not_remembered_for_long(passthrough, se
     assert proxy.metric("auth_failures") == 4
 
 
+def test_a_password_set_in_the_same_pipeline_counts(passthrough):
+    proxy = passthrough()
+    alice = connect_as(proxy, "alice", ALICE)
+    for i in range(20):
+        new = f"set-just-now-{i}"
+        alice.send(encode("GET", "a:1") + encode("ACL", "SETUSER", "alice", f">{new}") + encode("AUTH", "alice", new)
+                   + encode("ACL", "WHOAMI") + encode("GET", "a:1"))
+        assert [alice.reply() for _ in range(5)] == [b"of alice", b"OK", b"OK", b"alice", b"of alice"]
+
+
 def test_many_equal_refusals_cost_the_server_little(passthrough, server):
     proxy = passthrough()
     before = int(server.info("stats")["total_connections_received"])
