@@ -66,6 +66,8 @@ pub(super) struct Core<W> {
     pub backoff: Backoff,
     /// The next attempt is not made before.
     pub retry_at: Option<Instant>,
+    /// When the right to a connection was had last.
+    pub permitted_at: Tick,
     /// Since when attempts fail, and how.
     pub down: Option<(Tick, String)>,
     /// What HELLO said, and the reply to COMMAND as far as it has come.
@@ -103,6 +105,7 @@ impl<W: ReplyTo> Conn<W> {
             last_heard: link.now(),
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
             retry_at: None,
+            permitted_at: 0,
             down: None,
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),

@@ -70,7 +70,14 @@ impl<W: ReplyTo> Conn<W> {
             return dialer.budget.try_acquire();
         }
         let limit = dialer.config.lease_timeout;
-        let permit = self.expiring(dialer.budget.acquire(limit)).await;
+        let acquiring = dialer.budget.acquire(limit);
+        let is_down = self.core.borrow().down.is_some();
+        let permit = if is_down {
+            self.expiring(acquiring).await
+        } else {
+            acquiring.await // nobody may say yet that the server is not to be reached
+        };
+        self.core.borrow_mut().permitted_at = self.link.now();
         if permit.is_none() {
             let busy = Failure::Busy(dialer.budget.max());
             self.status.fail(busy.clone(), Instant::now() + SAME_ANSWER);
@@ -149,14 +156,17 @@ impl<W: ReplyTo> Conn<W> {
         loop {
             let (run, cause) = {
                 let mut core = self.core.borrow_mut();
-                let (down_since, cause) = match &core.down {
-                    Some((since, cause)) => (*since, cause.clone()),
-                    None => (now, "no connection yet".to_owned()),
+                // To wait for the right to a connection is not to wait for the server.
+                let (down_since, not_before, cause) = match &core.down {
+                    Some((since, cause)) => (*since, 0, cause.clone()),
+                    None => (now, core.permitted_at, "no connection yet".to_owned()),
                 };
                 let pausing = core.retry_at.is_some_and(|at| at > Instant::now());
                 let hopeless = pausing && now.saturating_sub(down_since) >= limit;
                 match core.pipe.front() {
-                    Some(front) if hopeless || now.saturating_sub(front.since) >= limit => {}
+                    Some(front)
+                        if hopeless || now.saturating_sub(front.since.max(not_before)) >= limit => {
+                    }
                     _ => return,
                 }
                 let Some(run) = core.pipe.pop_unsent() else {
