@@ -338,7 +338,7 @@ def test_a_deleted_user_is_out_and_nobody_else_notices(passthrough, server):
 
 
 def test_a_lost_connection_comes_back_in_the_same_name(passthrough, server):
-    proxy = passthrough()
+    proxy = passthrough(upstream__on_lost_reply="error")  # ACL WHOAMI may be in flight when it is lost
     alice, bob = connect_as(proxy, "alice", ALICE), connect_as(proxy, "bob", BOB)
     for _ in range(5):
         server.control("CLIENT", "KILL", "USER", "alice")
