@@ -34,10 +34,11 @@
 //!
 //! *downstream* / *upstream*: the client side and the Redis side. *session*: one client connection.
 //! *pipe*: the in-flight queue of one upstream connection. *run*: commands of one client that entered a
-//! pipe together. *lane*: one of the shared connections for one database and protocol. *leased*
+//! pipe together. *lane*: one of the shared connections for one database, protocol and identity. *leased*
 //! connection: one that serves one session at a time. *tombstone*: a run whose owner is gone or has got
 //! its error; it swallows the replies that come late. *hub*: the one connection that carries the
-//! subscriptions of all clients. *worker*: a thread with its clients and its
+//! subscriptions of all clients. *identity*: whose name a connection is opened in; *login*: a client's
+//! user and password that stand for one. *worker*: a thread with its clients and its
 //! connections.
 
 pub mod admin;

@@ -135,6 +135,7 @@ impl Proxy {
     ) -> Result<(), Error> {
         let settings = Arc::new(Settings {
             password: self.config.listen.password.clone(),
+            passthrough: self.dialer.is_passthrough(),
             database: self.config.upstream.database,
             large_request: self.config.upstream.large_request,
             limits: resp::Limits::default(),

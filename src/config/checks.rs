@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::resolve::Resolver;
 use crate::upstream::provider::provider;
-use crate::upstream::{Address, Verify};
+use crate::upstream::{Address, Auth, Verify};
 
 /// Listeners that collide, and an upstream that is this proxy itself.
 pub(super) fn addresses(resolver: &mut Resolver) {
@@ -49,6 +49,23 @@ pub(super) fn listeners(resolver: &mut Resolver) {
         );
         resolver.problem("admin.address", what);
     }
+}
+
+/// Two judges of one password.
+pub(super) fn passthrough(resolver: &mut Resolver) {
+    let config = &resolver.draft.config;
+    if config.upstream.auth != Auth::Passthrough || config.listen.password.is_none() {
+        return;
+    }
+    let key = match resolver.is_set("listen.password_file") {
+        true => "listen.password_file",
+        false => "listen.password",
+    };
+    let what = format!(
+        "is \"passthrough\", and {key} is set ({}): clients say AUTH with the server's own users then, so there is no password of Nearkey's to ask for",
+        resolver.origin(key)
+    );
+    resolver.problem("upstream.auth", what);
 }
 
 /// A CA or a client certificate for a connection that is plain: surely TLS was meant.
@@ -129,7 +146,12 @@ fn closed_listener(resolver: &Resolver) -> Option<String> {
     if listen.password.is_some() {
         return None;
     }
+    let passthrough = resolver.draft.config.upstream.auth == Auth::Passthrough;
     Some(match listen.protected_mode {
+        true if passthrough => format!(
+            "listen.address {address} reaches beyond loopback: clients from there are refused until listen.protected_mode is off, also with upstream.auth = \"passthrough\""
+        ),
+        false if passthrough => return None,
         true => format!(
             "listen.address {address} reaches beyond loopback and listen.password is not set: clients from there are refused (listen.protected_mode)"
         ),

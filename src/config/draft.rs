@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Commands, Config, Process};
 use crate::secret::Secret;
-use crate::upstream::{Address, OnLostReply};
+use crate::upstream::{Address, Auth, OnLostReply};
 use crate::{admin, downstream, telemetry, upstream};
 
 /// The settings as far as they are known.
@@ -35,6 +35,7 @@ pub(super) struct Listen {
 pub(super) struct Upstream {
     pub(super) url: Option<Secret>,
     pub(super) tls: &'static str,
+    pub(super) auth: &'static str,
     pub(super) password_file: Option<PathBuf>,
     pub(super) database: usize,
     pub(super) ca: Option<PathBuf>,
@@ -95,6 +96,7 @@ fn empty_upstream() -> upstream::Config {
             port: 0,
         },
         tls: None,
+        auth: Auth::Own,
         username: None,
         password: None,
         database: 0,

@@ -14,7 +14,7 @@ use crate::downstream::TlsIdentity;
 use crate::secret::Secret;
 use crate::telemetry::Format;
 use crate::upstream::provider::provider;
-use crate::upstream::{Address, OnLostReply, TlsConfig, Verify};
+use crate::upstream::{Address, Auth, OnLostReply, TlsConfig, Verify};
 
 /// Longest secret file that is read; a larger one is surely the wrong file.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -47,6 +47,7 @@ impl Resolver {
             super::checks::addresses(self);
         }
         super::checks::listeners(self);
+        super::checks::passthrough(self);
         self.connections();
         self.workers();
         super::checks::warnings(self);
@@ -82,6 +83,10 @@ impl Resolver {
         self.draft.config.upstream.on_lost_reply = match self.draft.upstream.on_lost_reply {
             "error" => OnLostReply::Error,
             _ => OnLostReply::Close,
+        };
+        self.draft.config.upstream.auth = match self.draft.upstream.auth {
+            "passthrough" => Auth::Passthrough,
+            _ => Auth::Own,
         };
     }
 

@@ -163,6 +163,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "TLS to the server; auto goes by the URL's scheme, and is on for *.upstash.io.",
     ),
     Setting::new(
+        "upstream.auth",
+        Kind::Choice(&["own", "passthrough"], |d| &mut d.upstream.auth),
+        "own",
+        "Whose user and password clients' commands travel with: Nearkey's own, or each client's.",
+    ),
+    Setting::new(
         "upstream.username",
         Kind::Text(|d| &mut d.config.upstream.username),
         "",
@@ -226,7 +232,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         "upstream.connections",
         Kind::Integer((1, 10_000), |d| &mut d.config.upstream.connections),
         "2",
-        "Shared connections per database and protocol; at most max_connections.",
+        "Shared connections per database, protocol and user; at most max_connections.",
     ),
     Setting::new(
         "upstream.connect_timeout",

@@ -1,6 +1,6 @@
 //! AUTH, HELLO, SELECT and RESET: what a connection is, kept in the session alone.
 
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use super::{Env, ReplyMode, Router, Session, Verdict, errors};
 use crate::resp::{Protocol, encode};
@@ -50,28 +50,79 @@ impl Session {
         Verdict::Done
     }
 
-    pub(super) fn auth(&mut self, args: &[&[u8]], reply: &mut Vec<u8>, env: &Env<'_>) {
-        let (user, password) = match args {
+    pub(super) fn auth<R: Router>(
+        &mut self,
+        args: &[&[u8]],
+        reply: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Verdict {
+        let presented = match args {
             [_, password] => (&b"default"[..], *password),
             [_, user, password] => (*user, *password),
-            _ => return encode::error(reply, errors::SYNTAX),
+            _ => {
+                encode::error(reply, errors::SYNTAX);
+                return Verdict::Done;
+            }
         };
-        if self.check_password(user, password, env) {
-            encode::simple(reply, "OK");
-        } else {
-            encode::error(reply, errors::WRONGPASS);
+        match self.poll_auth(presented, self.key, env, router) {
+            Poll::Pending => return Verdict::Hold,
+            Poll::Ready(Ok(key)) => {
+                self.enter(key, router);
+                encode::simple(reply, "OK");
+            }
+            Poll::Ready(Err(text)) => encode::error(reply, &text),
         }
+        Verdict::Done
     }
 
+    /// Which connections a client may use instead of those of `key` that presents this user and
+    /// password, or the error to give. Nothing has changed yet.
+    ///
     /// Without a password to ask for, whatever a configured client presents is accepted.
-    fn check_password(&mut self, user: &[u8], password: &[u8], env: &Env<'_>) -> bool {
-        let accepted = is_accepted(user, password, env);
-        if accepted {
-            self.authenticated = true;
-        } else {
-            env.counters.auth_failures.add(1);
+    fn poll_auth<R: Router>(
+        &self,
+        (user, password): (&[u8], &[u8]),
+        key: LaneKey,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Poll<Result<LaneKey, String>> {
+        if !env.settings.passthrough {
+            return Poll::Ready(if is_accepted(user, password, env) {
+                Ok(key)
+            } else {
+                env.counters.auth_failures.add(1);
+                Err(errors::WRONGPASS.to_owned())
+            });
         }
-        accepted
+        if self.pending.owed() > 0 {
+            return Poll::Pending; // what came before may change the very password
+        }
+        let asked = router.poll_identity(key, user, password);
+        asked.map(|verdict| match verdict {
+            Ok(identity) if identity != self.key.identity && self.holds_connection() => {
+                router.settle_identity(self.key.identity);
+                Err(errors::AUTH_LEASED.to_owned())
+            }
+            Ok(identity) => Ok(LaneKey { identity, ..key }),
+            Err(text) => {
+                let refused = !errors::is_own(&text);
+                env.counters.auth_failures.add(refused.into());
+                Err(text)
+            }
+        })
+    }
+
+    /// Something on the server stands for this session in its present name.
+    fn holds_connection(&self) -> bool {
+        self.needs_lease() || self.subscriptions().iter().any(|count| *count > 0)
+    }
+
+    /// The client has proven who it is.
+    fn enter<R: Router>(&mut self, key: LaneKey, router: &mut R) {
+        self.authenticated = true;
+        router.settle_identity(key.identity);
+        self.set_key(key);
     }
 
     pub(super) fn hello<R: Router>(
@@ -92,55 +143,53 @@ impl Session {
             encode::error(reply, errors::HELLO_NOAUTH);
             return Verdict::Done;
         }
-        // Before anything is asked of the server: it is not for strangers to open connections.
-        if let Some((user, password)) = hello.auth
-            && !is_accepted(user, password, env)
-        {
-            env.counters.auth_failures.add(1);
-            encode::error(reply, errors::WRONGPASS);
-            return Verdict::Done;
-        }
-        if self.is_pinned() && hello.protocol.is_some_and(|p| p != self.key.protocol) {
-            encode::error(reply, errors::NO_PROTOCOL_CHANGE);
-            return Verdict::Done;
-        }
-        let wants_resp3 = hello.protocol == Some(Protocol::Resp3);
-        if wants_resp3 && self.key.protocol != Protocol::Resp3 {
-            match router.poll_resp3(LaneKey {
-                protocol: Protocol::Resp3,
-                ..self.key
-            }) {
-                Poll::Pending => return Verdict::Hold,
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => {
-                    encode::error(reply, errors::NOPROTO);
-                    return Verdict::Done;
-                }
+        let key = match self.poll_hello(&hello, env, router) {
+            Poll::Pending => return Verdict::Hold,
+            Poll::Ready(Ok(key)) => key,
+            Poll::Ready(Err(text)) => {
+                encode::error(reply, &text);
+                return Verdict::Done;
             }
-        }
-        let protocol = hello.protocol.unwrap_or(self.key.protocol);
-        let key = LaneKey {
-            protocol,
-            ..self.key
         };
         let facts = match router.poll_facts(key) {
             Poll::Pending => return Verdict::Hold,
             Poll::Ready(facts) => facts,
         };
-        if hello.auth.is_some() {
-            self.authenticated = true;
-        }
         if let Some(name) = hello.name {
             self.set_name(name);
         }
-        if let Some(protocol) = hello.protocol {
-            self.set_key(LaneKey {
-                protocol,
-                ..self.key
-            });
-        }
+        self.enter(key, router);
         self.write_hello(reply, facts.as_deref(), env.id);
         Verdict::Done
+    }
+
+    /// Which connections the session would use after HELLO, or the error to give.
+    fn poll_hello<R: Router>(
+        &self,
+        hello: &Hello<'_>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Poll<Result<LaneKey, String>> {
+        let mut key = LaneKey {
+            protocol: hello.protocol.unwrap_or(self.key.protocol),
+            ..self.key
+        };
+        if self.is_pinned() && key.protocol != self.key.protocol {
+            return Poll::Ready(Err(errors::NO_PROTOCOL_CHANGE.to_owned()));
+        }
+        // Before anything else is asked of the server: it is not for strangers to open connections.
+        if let Some(presented) = hello.auth {
+            match ready!(self.poll_auth(presented, key, env, router)) {
+                Ok(known) => key = known,
+                Err(text) => return Poll::Ready(Err(text)),
+            }
+        }
+        let is_new = key.protocol != self.key.protocol;
+        if is_new && key.protocol == Protocol::Resp3 && !ready!(router.poll_resp3(key)) {
+            router.settle_identity(self.key.identity);
+            return Poll::Ready(Err(errors::NOPROTO.to_owned()));
+        }
+        Poll::Ready(Ok(key))
     }
 
     fn write_hello(&self, reply: &mut Vec<u8>, facts: Option<&Facts>, id: u64) {
@@ -164,18 +213,32 @@ impl Session {
         encode::array_header(reply, 0);
     }
 
-    pub(super) fn reset(&mut self, reply: &mut Vec<u8>, env: &Env<'_>) {
+    pub(super) fn reset<R: Router>(
+        &mut self,
+        reply: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Verdict {
+        if env.settings.passthrough && self.pending.owed() > 0 {
+            return Verdict::Hold; // it is still answered in the former name
+        }
+        if self.leave_all(router).is_pending() {
+            return Verdict::Hold;
+        }
+        self.leave_states(router);
         self.labels = None;
         self.no_evict = false;
         self.no_touch = false;
         self.reply_mode = ReplyMode::On;
-        self.authenticated = env.settings.password.is_none();
+        self.authenticated = env.settings.lets_everybody_in();
+        router.settle_identity(IdentityId::OWN);
         self.set_key(LaneKey {
             db: env.settings.database,
             protocol: Protocol::Resp2,
             identity: IdentityId::OWN,
         });
         encode::simple(reply, "RESET");
+        Verdict::Done
     }
 }
 

@@ -10,6 +10,16 @@ pub const NOAUTH: &str = "NOAUTH Authentication required.";
 /// A wrong password.
 pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
+/// AUTH of a session that has a connection of its own under its former name.
+pub const AUTH_LEASED: &str = "ERR Nearkey: AUTH as another user is not carried while WATCH or \
+    CLIENT TRACKING holds a connection";
+
+/// The connection on which the server was asked was lost, or does not answer.
+pub const UNJUDGED: &str = "LOADING Nearkey: the upstream did not say whether this client may";
+
+/// More users and passwords were presented than there are numbers.
+pub const NO_IDENTITY: &str = "ERR Nearkey: too many users and passwords were presented";
+
 /// HELLO without AUTH where a password is required.
 pub const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, \
     otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and \
@@ -207,6 +217,11 @@ pub fn busy(max: usize) -> String {
 /// The reply was lost, with `upstream.on_lost_reply = "error"`.
 pub const LOST: &str = "ERR Nearkey: the connection to the upstream was lost before the reply came; \
     the command may or may not have run";
+
+/// Whether the proxy says so, and not the server.
+pub fn is_own(text: &str) -> bool {
+    text.starts_with("ERR Nearkey: ") || text.starts_with("LOADING Nearkey: ")
+}
 
 /// A duration as people write it.
 fn human(d: Duration) -> String {

@@ -40,13 +40,9 @@ impl Session {
                 return Verdict::Close;
             }
             "SELECT" => return self.select(args, reply, router),
-            "AUTH" => self.auth(args, reply, env),
+            "AUTH" => return self.auth(args, reply, env, router),
             "HELLO" => return self.hello(args, reply, env, router),
-            "RESET" if self.leave_all(router).is_pending() => return Verdict::Hold,
-            "RESET" => {
-                self.leave_states(router);
-                self.reset(reply, env);
-            }
+            "RESET" => return self.reset(reply, env, router),
             "CLIENT" => return self.client(spec, args, reply, env, router),
             "NEARKEY" => return nearkey(args, reply, router),
             "INFO" => return answer_query(&Query::ProxyInfo, reply, router),

@@ -146,7 +146,7 @@ impl Session {
                 identity: IdentityId::OWN,
             },
             must_drain: false,
-            authenticated: settings.password.is_none(),
+            authenticated: settings.lets_everybody_in(),
             reply_mode: ReplyMode::On,
             no_evict: false,
             no_touch: false,

@@ -9,9 +9,9 @@ use crate::hub::Topic;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
 use crate::stats::Counters;
-use crate::upstream::LaneKey;
 use crate::upstream::facts::Facts;
 use crate::upstream::pipe::{Handling, Terms};
+use crate::upstream::{IdentityId, LaneKey};
 
 /// What a session needs from the outside. A `Pending` answer means: call [`feed`](super::Session::feed) again
 /// after something changed; the same question will be asked again.
@@ -29,6 +29,19 @@ pub trait Router {
 
     /// Whether the server speaks RESP3, asked on a connection for `key`; yes if it cannot be asked now.
     fn poll_resp3(&mut self, key: LaneKey) -> Poll<bool>;
+
+    /// Whose connections a client may use that presents this user and password, for `key`'s database
+    /// and protocol; or the error of the server, which is asked each time.
+    fn poll_identity(
+        &mut self,
+        key: LaneKey,
+        user: &[u8],
+        password: &[u8],
+    ) -> Poll<Result<IdentityId, String>>;
+
+    /// The session's commands travel in this name from here on: that of the last
+    /// [`Router::poll_identity`], the one it had, or none. What else it had is let go.
+    fn settle_identity(&mut self, identity: IdentityId);
 
     /// The reply to a question about the clients of this proxy, or about the proxy itself.
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>>;
@@ -72,12 +85,21 @@ pub trait Router {
 pub struct Settings {
     /// Password that clients must present.
     pub password: Option<Secret>,
+    /// Clients come with users of the server.
+    pub passthrough: bool,
     /// Database of a new session.
     pub database: u32,
     /// Requests above this many bytes travel on a leased connection.
     pub large_request: usize,
     /// Limits of the request scanner.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// Clients need not say who they are.
+    pub fn lets_everybody_in(&self) -> bool {
+        self.password.is_none() && !self.passthrough
+    }
 }
 
 /// What a session looks at while it is fed.

@@ -7,6 +7,8 @@ mod stateful;
 mod subscribe;
 
 use super::*;
+
+mod passthrough;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::secret::Secret;
@@ -34,6 +36,10 @@ struct Script {
     /// UNSUBSCRIBE must wait.
     slow_unsubscribe: bool,
     unsubscribes: Vec<Topic>,
+    /// What the server says of a user and password; nothing yet while there is none.
+    identity: Option<Result<IdentityId, String>>,
+    presented: Vec<(LaneKey, String)>,
+    settled: Vec<IdentityId>,
 }
 
 impl Router for Script {
@@ -55,6 +61,22 @@ impl Router for Script {
 
     fn poll_resp3(&mut self, _: LaneKey) -> Poll<bool> {
         Poll::Ready(!self.no_resp3)
+    }
+
+    fn poll_identity(
+        &mut self,
+        key: LaneKey,
+        user: &[u8],
+        password: &[u8],
+    ) -> Poll<Result<IdentityId, String>> {
+        let pair = [user, b":", password].concat();
+        let pair = String::from_utf8(pair).expect("text");
+        self.presented.push((key, pair));
+        self.identity.clone().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn settle_identity(&mut self, identity: IdentityId) {
+        self.settled.push(identity);
     }
 
     fn poll_query(&mut self, _: &Query) -> Poll<Vec<u8>> {
@@ -117,12 +139,14 @@ impl Bench {
     fn new(password: Option<&str>) -> Self {
         let settings = Settings {
             password: password.map(Secret::new),
+            passthrough: false,
             database: 0,
             large_request: 1024,
             limits: Limits::default(),
         };
         let facts = Facts {
             identity: Identity::default(),
+            denied: false,
             lists_commands: true,
             table: Arc::new(CommandTable::builtin()),
         };

@@ -14,8 +14,8 @@ use std::time::Instant;
 use super::LaneKey;
 use super::backoff::Backoff;
 use super::dial::Dialer;
+use super::logins::SAME_ANSWER;
 use super::loss;
-use super::open::SAME_ANSWER;
 use super::outbox::Outbox;
 use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
@@ -243,9 +243,9 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
-    /// Starts to open the connection in the background.
+    /// Starts to open the connection in the background, unless the server has just refused it.
     pub fn open(self: &Rc<Self>) {
-        if self.state() == State::Idle {
+        if self.state() == State::Idle && self.status.refusal().is_none() {
             self.start();
         }
     }
@@ -279,7 +279,7 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
-    fn wake_or_start(self: &Rc<Self>) {
+    pub(super) fn wake_or_start(self: &Rc<Self>) {
         match self.state() {
             // What its session relied on is gone with the connection.
             State::Idle if self.role == Role::Leased => self.fail_all(&Failure::Lost),
@@ -301,6 +301,8 @@ impl<W: ReplyTo> Conn<W> {
     /// The task: opens, serves, and opens again while commands wait.
     async fn run(self: Rc<Self>) {
         let _last = LastWords(&self);
+        // Whose name it is stays known for as long as it is up.
+        let _login = self.link.dialer.logins.get(self.key.identity);
         while !self.close.get()
             && let Some((stream, permit)) = self.open_stream().await
         {
@@ -358,6 +360,7 @@ impl<W: ReplyTo> Conn<W> {
         match run.owner {
             None => {}
             Some(Owner::Ping) => {}
+            Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
             Some(Owner::Client(owner)) => {

@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use super::budget::Budget;
 use super::facts::{FactsCell, Identity};
 use super::handshake::{Credentials, Handshake, Refusal};
+use super::logins::Logins;
 use super::stream::{ReadAhead, Stream};
 use super::tls::{Connector, explain};
-use super::{Address, Config, LaneKey};
+use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
 use crate::stats::{ConnectFailure, UpstreamState, UpstreamStats};
@@ -36,6 +37,8 @@ pub struct Dialer {
     pub facts: FactsCell,
     /// The command table before the server has told what it has.
     pub table: Arc<CommandTable>,
+    /// Whom clients are, with `upstream.auth = "passthrough"`.
+    pub logins: Arc<Logins>,
     tls: Option<Connector>,
     /// Connections that are up.
     established: AtomicI64,
@@ -57,6 +60,7 @@ impl Dialer {
             config,
             stats,
             facts: FactsCell::default(),
+            logins: Arc::default(),
             tls,
             established: AtomicI64::new(0),
             nonces: AtomicU64::new(seed),
@@ -80,7 +84,8 @@ impl Dialer {
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let limit = self.config.connect_timeout;
-        let result = match timeout(limit, self.dial_unlimited(key)).await {
+        let credentials = self.credentials(key)?;
+        let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal {
                 cause: ConnectFailure::Timeout,
@@ -88,8 +93,51 @@ impl Dialer {
                 only_this_key: false,
             }),
         };
+        if let Err(refusal) = &mut result
+            && refusal.cause == ConnectFailure::Auth
+            && self.is_nobody(key)
+        {
+            refusal.only_this_key = true;
+        }
         self.note(&result);
         result
+    }
+
+    /// Clients come with users of their own.
+    pub fn is_passthrough(&self) -> bool {
+        self.config.auth == Auth::Passthrough
+    }
+
+    /// COMMAND is asked with the proxy's own credentials where it has some.
+    pub fn may_ask_facts(&self, key: LaneKey) -> bool {
+        key.identity == IdentityId::OWN || !self.has_own_name()
+    }
+
+    /// There are credentials of the proxy's own, or none are needed.
+    pub fn has_own_name(&self) -> bool {
+        !self.is_passthrough() || self.config.password.is_some()
+    }
+
+    /// A connection for the proxy itself, which has no name to give: that the server does not want it
+    /// shows that the server is there.
+    fn is_nobody(&self, key: LaneKey) -> bool {
+        key.identity == IdentityId::OWN && !self.has_own_name()
+    }
+
+    fn credentials(&self, key: LaneKey) -> Result<Credentials, Refusal> {
+        if key.identity == IdentityId::OWN {
+            let username = self.config.username.clone();
+            return Ok(Credentials {
+                username: username.map(String::into_bytes),
+                password: self.config.password.clone(),
+            });
+        }
+        let login = self.logins.get(key.identity);
+        login.map(|login| login.credentials()).ok_or(Refusal {
+            cause: ConnectFailure::Auth,
+            message: "ERR Nearkey: nobody uses this identity any more".to_owned(),
+            only_this_key: true,
+        })
     }
 
     fn silence(&self, limit: Duration) -> String {
@@ -101,12 +149,12 @@ impl Dialer {
         }
     }
 
-    async fn dial_unlimited(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+    async fn dial_unlimited(
+        &self,
+        key: LaneKey,
+        credentials: Credentials,
+    ) -> Result<(Stream, Identity), Refusal> {
         let mut stream = self.connect().await?;
-        let credentials = Credentials {
-            username: self.config.username.clone(),
-            password: self.config.password.clone(),
-        };
         let mut handshake = Handshake::new(key, credentials, self.next_nonce());
         while let Some(request) = handshake.poll_request() {
             let reply = ask(&mut stream, &request).await?;
@@ -168,16 +216,14 @@ impl Dialer {
                 self.stats.connects.fetch_add(1, Ordering::Relaxed);
                 UpstreamState::Up
             }
+            Err(refusal) if refusal.only_this_key => {
+                self.count_failure(refusal);
+                UpstreamState::Up
+            }
             Err(refusal) => {
-                self.stats.connect_failures[refusal.cause as usize].fetch_add(1, Ordering::Relaxed);
-                if refusal.only_this_key || self.established.load(Ordering::Relaxed) > 0 {
-                    // The server is there; this connection is not to be had.
-                    tracing::debug!(
-                        cause = refusal.cause.as_str(),
-                        "connection refused: {}",
-                        refusal.message
-                    );
-                    return;
+                self.count_failure(refusal);
+                if self.established.load(Ordering::Relaxed) > 0 {
+                    return; // The server is there; this connection is not to be had.
                 }
                 self.facts.fail();
                 UpstreamState::Down {
@@ -187,6 +233,15 @@ impl Dialer {
             }
         };
         self.set_state(state);
+    }
+
+    fn count_failure(&self, refusal: &Refusal) {
+        self.stats.connect_failures[refusal.cause as usize].fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(
+            cause = refusal.cause.as_str(),
+            "connection refused: {}",
+            refusal.message
+        );
     }
 
     /// Publishes a verdict; logs when it changes, once and not per command.

@@ -72,6 +72,8 @@ pub struct Facts {
     pub identity: Identity,
     /// It answered COMMAND: what is not in `table` does not exist.
     pub lists_commands: bool,
+    /// The user who asked may not ask; another one may.
+    pub denied: bool,
     /// The command table, extended by what the server has.
     pub table: Arc<CommandTable>,
 }
@@ -151,7 +153,8 @@ impl FactsCell {
     /// True for the one connection that shall ask the server; it must then call `set` or `fail`.
     pub fn begin(&self) -> bool {
         let mut state = self.lock();
-        let begin = state.facts.is_none() && !state.asking;
+        let open = state.facts.as_ref().is_none_or(|facts| facts.denied);
+        let begin = open && !state.asking;
         state.asking |= begin;
         begin
     }

@@ -4,7 +4,7 @@
 //! versions drop the reply to a failing AUTH when it is pipelined, and a connection that is one reply
 //! off must never be used.
 
-use super::LaneKey;
+use super::{IdentityId, LaneKey};
 use crate::resp::reply::Value;
 use crate::resp::{Protocol, encode};
 use crate::secret::Secret;
@@ -19,7 +19,7 @@ pub const CLIENT_NAME: &[u8] = b"nearkey";
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// ACL user.
-    pub username: Option<String>,
+    pub username: Option<Vec<u8>>,
     /// Password or token.
     pub password: Option<Secret>,
 }
@@ -31,7 +31,7 @@ pub struct Refusal {
     pub cause: ConnectFailure,
     /// A sentence for logs and clients.
     pub message: String,
-    /// The server works; only this database or protocol is not to be had.
+    /// The server works; only this database, protocol or identity is not to be had.
     pub only_this_key: bool,
 }
 
@@ -117,6 +117,12 @@ impl Handshake {
                 Step::Done
             }
             (Step::Ping, None) => return Err(mismatch()),
+            // A client's user may be denied even this; the error tells as well what it answers.
+            (Step::Ping, Some(error))
+                if !self.is_own() && error.starts_with("NOPERM") && error.contains("ping") =>
+            {
+                Step::Done
+            }
             (_, Some(error)) => return Err(self.refuse(&error)),
             (Step::Done, None) => return Err(mismatch()),
         };
@@ -139,7 +145,10 @@ impl Handshake {
             Protocol::Resp2 if unknown => Ok(Step::SetName),
             Protocol::Resp3 if unknown || error.starts_with("NOPROTO") => Err(Refusal {
                 cause: ConnectFailure::Protocol,
-                message: format!("the upstream does not speak RESP3: {error}"),
+                message: format!(
+                    "NOPROTO the upstream does not speak RESP3: {}",
+                    without_arguments(error)
+                ),
                 only_this_key: true,
             }),
             _ => Err(self.refuse(error)),
@@ -154,8 +163,8 @@ impl Handshake {
         };
         let mut args: Vec<&[u8]> = vec![b"HELLO", version];
         if let Some(password) = &self.credentials.password {
-            let user = self.credentials.username.as_deref().unwrap_or("default");
-            args.extend([&b"AUTH"[..], user.as_bytes(), password.expose().as_bytes()]);
+            let user = self.credentials.username.as_deref().unwrap_or(b"default");
+            args.extend([&b"AUTH"[..], user, password.expose_bytes()]);
         }
         args.extend([&b"SETNAME"[..], CLIENT_NAME]);
         encode::command(request, &args);
@@ -163,13 +172,8 @@ impl Handshake {
 
     fn write_auth(&self, request: &mut Vec<u8>) {
         let mut args: Vec<&[u8]> = vec![b"AUTH"];
-        args.extend(self.credentials.username.as_deref().map(str::as_bytes));
-        args.extend(
-            self.credentials
-                .password
-                .as_ref()
-                .map(|p| p.expose().as_bytes()),
-        );
+        args.extend(self.credentials.username.as_deref());
+        args.extend(self.credentials.password.as_ref().map(Secret::expose_bytes));
         encode::command(request, &args);
     }
 
@@ -198,13 +202,26 @@ impl Handshake {
         } else {
             ConnectFailure::Protocol
         };
-        let only_this_key = self.step == Step::Select && cause == ConnectFailure::Protocol;
+        let personal = matches!(cause, ConnectFailure::Auth | ConnectFailure::Protocol);
+        let only_this_key = self.step == Step::Select && cause == ConnectFailure::Protocol
+            || personal && !self.is_own();
         Refusal {
             cause,
-            message: error.to_owned(),
+            message: without_arguments(error).to_owned(),
             only_this_key,
         }
     }
+
+    fn is_own(&self) -> bool {
+        self.key.identity == IdentityId::OWN
+    }
+}
+
+/// Redis repeats the arguments of a command that it does not know: in a handshake, the password.
+fn without_arguments(error: &str) -> &str {
+    error
+        .split_once(", with args beginning with")
+        .map_or(error, |(what, _)| what)
 }
 
 fn mismatch() -> Refusal {
@@ -271,6 +288,64 @@ mod tests {
         h.handle_reply(&Value::Int(12)).expect("id");
         assert!(request(&h).starts_with("PING"));
         assert_eq!(h.identity().connection, Some(12));
+    }
+
+    fn of_a_client(protocol: Protocol) -> Handshake {
+        let credentials = Credentials {
+            username: Some(b"al\xffce".to_vec()),
+            password: Some(Secret::new(&b"p\x00w"[..])),
+        };
+        let key = LaneKey {
+            db: 0,
+            protocol,
+            identity: IdentityId(5),
+        };
+        Handshake::new(key, credentials, 7)
+    }
+
+    #[test]
+    fn a_clients_refusal_is_its_own_and_its_credentials_are_any_bytes() {
+        let mut h = of_a_client(Protocol::Resp2);
+        let request = h.poll_request().expect("not done");
+        let args: Vec<&[u8]> = crate::resp::request::args(&request).collect();
+        assert_eq!(args[3..5], [&b"al\xffce"[..], b"p\x00w"]);
+        let refusal = h
+            .handle_reply(&Value::Error(b"WRONGPASS invalid".to_vec()))
+            .expect_err("refused");
+        assert!(refusal.only_this_key);
+        assert_eq!(refusal.cause, ConnectFailure::Auth);
+        let refusal = of_a_client(Protocol::Resp2)
+            .handle_reply(&Value::Error(b"LOADING Redis is loading".to_vec()))
+            .expect_err("not yet");
+        assert!(!refusal.only_this_key, "that is for all to wait for");
+    }
+
+    #[test]
+    fn a_user_who_may_not_even_ping_gets_a_connection() {
+        let mut h = of_a_client(Protocol::Resp2);
+        h.handle_reply(&ok()).expect("hello");
+        let denied = b"NOPERM this user has no permissions to run the 'ping' command".to_vec();
+        h.handle_reply(&Value::Error(denied.clone())).expect("ping");
+        assert!(h.poll_request().is_none());
+        let mut own = handshake(0, Protocol::Resp2, Some("pw"));
+        own.handle_reply(&ok()).expect("hello");
+        assert!(own.handle_reply(&Value::Error(denied)).is_err());
+    }
+
+    #[test]
+    fn no_refusal_repeats_the_password() {
+        let unknown = "ERR unknown command `HELLO`, with args beginning with: `3`, `c4n4ry`";
+        for protocol in [Protocol::Resp3, Protocol::Resp2] {
+            let mut h = of_a_client(protocol);
+            if protocol == Protocol::Resp2 {
+                h.handle_reply(&Value::Error(unknown.into()))
+                    .expect("fallback");
+            }
+            let refusal = h
+                .handle_reply(&Value::Error(unknown.into()))
+                .expect_err("refused");
+            assert!(!refusal.message.contains("c4n4ry"), "{}", refusal.message);
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl<W: ReplyTo> Harvest<'_, W> {
                 self.told |= piece.last;
                 self.facts.extend_from_slice(&self.input[piece.range]);
             }
+            Some(Owner::Question(question)) => question.answer(&self.input[piece.range]),
             Some(Owner::Ping) | None => {}
         }
     }
@@ -81,6 +82,7 @@ pub(super) fn learn<W>(core: &mut Core<W>, link: &Link) {
     let identity = core.identity.clone();
     link.dialer.facts.set(Facts {
         identity,
+        denied: link.dialer.is_passthrough() && frame.starts_with(b"-NOPERM"),
         lists_commands,
         table,
     });

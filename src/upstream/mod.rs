@@ -16,6 +16,7 @@ mod farewell;
 pub mod handshake;
 mod harvest;
 mod lease;
+pub mod logins;
 pub mod loss;
 pub mod open;
 pub mod outbox;
@@ -54,6 +55,8 @@ pub struct Config {
     pub address: Address,
     /// `None` speaks plain TCP.
     pub tls: Option<TlsConfig>,
+    /// Whose name connections are opened in.
+    pub auth: Auth,
     /// ACL user; `None` authenticates as the default user.
     pub username: Option<String>,
     /// Password or token; `None` does not authenticate.
@@ -62,7 +65,7 @@ pub struct Config {
     pub database: u32,
     /// Hard ceiling on all connections this process opens to the upstream.
     pub max_connections: usize,
-    /// Shared connections per database and protocol.
+    /// Shared connections per database, protocol and identity.
     pub connections: usize,
     /// Limit on TCP connect, TLS and the handshake together.
     pub connect_timeout: Duration,
@@ -88,6 +91,15 @@ pub struct Config {
     pub on_lost_reply: OnLostReply,
     /// Send read-only commands once more when their connection was lost.
     pub retry_reads: bool,
+}
+
+/// In whose name clients' commands travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// The proxy's: clients need not say who they are.
+    Own,
+    /// Each client's own: it must say AUTH, and the server judges.
+    Passthrough,
 }
 
 /// Where the upstream server is.

@@ -11,6 +11,7 @@ use super::budget::Permit;
 use super::conn::{Conn, Role};
 use super::facts::Identity;
 use super::handshake::Refusal;
+use super::logins::SAME_ANSWER;
 use super::pipe::{Run, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::ask_facts;
@@ -19,9 +20,6 @@ use crate::stats::ConnectFailure;
 
 /// How often waiting commands are looked at while a connection is being opened.
 const QUEUE_CHECK: Duration = Duration::from_millis(20);
-
-/// For how long a refusal is repeated before the server is asked again.
-pub(super) const SAME_ANSWER: Duration = Duration::from_millis(500);
 
 /// For how long those who waited in vain for a permit can pick that answer up; who asks later waits
 /// on their own account.
@@ -35,6 +33,9 @@ impl<W: ReplyTo> Conn<W> {
         }
         let dialer = &self.link.dialer;
         loop {
+            if self.is_refused() {
+                return None;
+            }
             let pause = self.core.borrow().retry_at;
             if let Some(at) = pause {
                 self.expiring(tokio::time::sleep_until(at.into())).await;
@@ -85,6 +86,23 @@ impl<W: ReplyTo> Conn<W> {
             () = closed => None,
             output = future => Some(output),
         }
+    }
+
+    /// The server has said no a moment ago: that is the answer still.
+    fn is_refused(&self) -> bool {
+        let own = self.status.refusal();
+        let refusal = own.or_else(|| {
+            let logins = &self.link.dialer.logins;
+            let login = logins.get(self.key.identity)?;
+            let (text, until) = logins.refusal(&login, self.key)?;
+            let refused = Failure::Refused(text);
+            self.status.fail(refused.clone(), until);
+            Some(refused)
+        });
+        if let Some(refused) = &refusal {
+            self.fail_all(refused);
+        }
+        refusal.is_some()
     }
 
     /// The right to one more connection. Nobody is made to give one up for a connection that is only
@@ -153,7 +171,7 @@ impl<W: ReplyTo> Conn<W> {
                 .queue_wait
                 .record(waited, u64::from(run.owed));
         }
-        if self.role == Role::Shared {
+        if self.role == Role::Shared && self.link.dialer.may_ask_facts(self.key) {
             ask_facts(&mut core, &self.link, identity);
         }
     }
@@ -161,6 +179,10 @@ impl<W: ReplyTo> Conn<W> {
     fn handle_refusal(&self, refusal: Refusal) {
         let now = self.link.now();
         if refusal.only_this_key {
+            let logins = &self.link.dialer.logins;
+            if let Some(login) = logins.get(self.key.identity) {
+                logins.refuse(&login, self.key, &refusal.message);
+            }
             let refused = Failure::Refused(refusal.message);
             self.status
                 .fail(refused.clone(), Instant::now() + SAME_ANSWER);

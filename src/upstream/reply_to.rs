@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::logins::Question;
 use super::pipe::{Handling, Piece};
 
 /// Why commands will get no reply.
@@ -67,4 +68,6 @@ pub enum Owner<W> {
     Ping,
     /// The proxy: COMMAND.
     Facts,
+    /// The proxy, for a client: may it do this?
+    Question(Question),
 }

@@ -17,7 +17,6 @@ use super::harvest::{Harvest, learn};
 use super::pipe::{Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
-use crate::resp::encode;
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -354,7 +353,12 @@ impl<W: ReplyTo> Serving<W> {
 
     fn ping(&mut self) {
         let mut core = self.conn.core.borrow_mut();
-        push_own(&mut core, &self.conn.link, &[b"PING"], Owner::Ping);
+        push_own(
+            &mut core,
+            &self.conn.link,
+            b"*1\r\n$4\r\nPING\r\n",
+            Owner::Ping,
+        );
     }
 
     /// Closes for the sake of somebody who waits for a permit, if nothing is lost by it.
@@ -421,15 +425,13 @@ impl<W: ReplyTo> Future for Serving<W> {
 impl<W> Unpin for Serving<W> {}
 
 /// Enters a command of the proxy's own.
-fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[&[u8]], owner: Owner<W>) {
-    let mut bytes = Vec::new();
-    encode::command(&mut bytes, command);
-    core.outbox.push(&bytes);
+pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
+    core.outbox.push(command);
     core.pipe.push(Run {
         owner: Some(owner),
         terms: Handling::Pass.into(),
         owed: 1,
-        bytes: bytes.len(),
+        bytes: command.len(),
         since: link.now(),
         retried: true,
     });
@@ -441,6 +443,6 @@ pub(super) fn ask_facts<W>(core: &mut Core<W>, link: &Link, identity: Identity) 
     if link.dialer.facts.begin() {
         core.identity = identity;
         core.facts_reply.clear();
-        push_own(core, link, &[b"COMMAND"], Owner::Facts);
+        push_own(core, link, b"*1\r\n$7\r\nCOMMAND\r\n", Owner::Facts);
     }
 }

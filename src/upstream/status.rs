@@ -78,6 +78,14 @@ impl Status {
         watchers.into_iter().for_each(Waker::wake);
     }
 
+    /// Why the server did not want it, while that is the answer.
+    pub fn refusal(&self) -> Option<Failure> {
+        let more = self.more();
+        let (failure, until) = more.failure.as_ref()?;
+        let stands = matches!(failure, Failure::Refused(_)) && *until > Instant::now();
+        stands.then(|| failure.clone())
+    }
+
     /// `Ready` once the connection is up, or with the reason why it is not; otherwise calls `open` if
     /// nobody is opening it, and registers the waker.
     pub fn poll_open(&self, waker: &Waker, open: impl FnOnce()) -> Poll<Result<(), Failure>> {

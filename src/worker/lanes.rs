@@ -16,15 +16,15 @@ use super::Worker;
 use super::client::Client;
 use super::remote::RemoteLane;
 use super::target::Target;
-use crate::upstream::LaneKey;
 use crate::upstream::conn::{Conn, Role};
 use crate::upstream::pipe::Terms;
 use crate::upstream::status::{State, Status};
+use crate::upstream::{IdentityId, LaneKey};
 
 /// The name of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LaneId {
-    /// Database and protocol.
+    /// Database, protocol and identity.
     pub key: LaneKey,
     /// Which of the key's lanes.
     pub index: usize,
@@ -66,6 +66,12 @@ impl Directory {
             .clone()
     }
 
+    /// Nobody will look for this lane again.
+    pub fn forget(&self, id: LaneId) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.remove(&id);
+    }
+
     /// Changes whenever a lane opens or closes.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -78,7 +84,8 @@ impl Lane {
         self.id().key
     }
 
-    fn id(&self) -> LaneId {
+    /// Its name.
+    pub fn id(&self) -> LaneId {
         match self {
             Self::Local(lane) => lane.id,
             Self::Remote(lane) => lane.id(),
@@ -130,6 +137,14 @@ impl Lane {
         }
     }
 
+    /// No connection and nobody who waits for a reply.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Self::Local(lane) => lane.conn.state() == State::Idle && lane.conn.is_clean(),
+            Self::Remote(lane) => lane.is_quiet(),
+        }
+    }
+
     fn sessions(&self) -> &Cell<usize> {
         match self {
             Self::Local(lane) => &lane.sessions,
@@ -162,7 +177,17 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
     let Some(best) = lanes.iter().filter(is_open).min_by_key(|lane| rank(lane)) else {
         return lanes[0].clone().attach();
     };
-    if worker.clients_now() > 1
+    // Of a client's own name, nothing is opened in advance for the clients of other names.
+    let sharers = match key.identity {
+        IdentityId::OWN => worker.clients_now(),
+        _ => {
+            1 + lanes
+                .iter()
+                .map(|lane| lane.sessions().get())
+                .sum::<usize>()
+        }
+    };
+    if sharers > 1
         && worker.link.dialer.budget.has_free()
         && let Some(closed) = lanes
             .iter()
@@ -209,6 +234,7 @@ pub fn find(worker: &Rc<Worker>, id: LaneId) -> Lane {
         Lane::Remote(RemoteLane::new(id, owner, status))
     };
     worker.lanes.borrow_mut().insert(id, lane.clone());
+    worker.note_lane(id.key);
     lane
 }
 

@@ -184,6 +184,15 @@ impl Leases {
         }
     }
 
+    /// Closes the idle connections of all keys but those that `keep` names.
+    pub fn retain(&self, keep: impl Fn(LaneKey) -> bool) {
+        let lines = self.lines.borrow();
+        let unwanted = lines.iter().filter(|(key, _)| !keep(**key));
+        unwanted
+            .flat_map(|(_, line)| line.idle())
+            .for_each(|conn| conn.close());
+    }
+
     /// Takes back a connection that owes nothing; one that is in doubt is closed.
     pub fn give_back(&self, worker: &Worker, conn: Lease) {
         conn.set_holder(None);

@@ -46,6 +46,11 @@ impl<W, C> Line<W, C> {
         self.idle.pop()
     }
 
+    /// The idle connections.
+    pub fn idle(&self) -> &[Rc<C>] {
+        &self.idle
+    }
+
     /// Enters a waiter in its place: behind all with lower numbers. True if a connection must be opened
     /// on its account.
     pub fn join(&mut self, number: u64, waiter: W) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Everything here belongs to one thread; workers speak to each other by [`Mail`] alone.
 
+mod auth;
 pub mod client;
 mod deliver;
 mod info;
@@ -167,6 +168,8 @@ pub struct Worker {
     leases: Leases,
     pubsub: PubSub,
     scratch: RefCell<Box<[u8]>>,
+    /// Somebody looks for connections that nobody can use any more.
+    sweeping: Cell<bool>,
 }
 
 impl Worker {
@@ -191,6 +194,7 @@ impl Worker {
             leases: Leases::default(),
             pubsub: PubSub::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            sweeping: Cell::new(false),
         })
     }
 

@@ -118,7 +118,10 @@ fn doomed(filter: &KillFilter, client: &Client, asking: u64) -> bool {
             .local_address
             .as_ref()
             .is_some_and(|address| *address != own)
-        || filter.user.as_ref().is_some_and(|user| user != "default")
+        || filter
+            .user
+            .as_ref()
+            .is_some_and(|user| *user != user_of(client))
         || filter.max_age.is_some_and(|most| age < most))
 }
 
@@ -148,6 +151,13 @@ fn text_reply(text: &str, protocol: Protocol) -> Vec<u8> {
     let mut reply = Vec::new();
     encode::verbatim(&mut reply, protocol, "txt", text.as_bytes());
     reply
+}
+
+/// The client's user on the server.
+fn user_of(client: &Client) -> String {
+    let inner = client.inner.borrow();
+    let user = inner.attached.user().unwrap_or(b"default");
+    String::from_utf8_lossy(user).into_owned()
 }
 
 /// Peer and own address as CLIENT LIST shows them.
@@ -204,7 +214,7 @@ fn line(client: &Client) -> String {
         inner.output.len() - inner.written
     );
     let _ = write!(text, " tot-mem=0 events=r cmd={}", command);
-    let _ = write!(text, " user=default redir=-1");
+    let _ = write!(text, " user={} redir=-1", user_of(client));
     let _ = write!(
         text,
         " resp={}",

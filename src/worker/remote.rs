@@ -115,6 +115,17 @@ impl RemoteLane {
         self.id
     }
 
+    /// The worker that serves it.
+    pub fn owner(&self) -> usize {
+        self.owner
+    }
+
+    /// Nobody waits for a reply.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.state.borrow();
+        state.pending.is_empty() && state.runs.is_empty()
+    }
+
     /// Request bytes that are not answered.
     pub fn backlog(&self) -> usize {
         self.state.borrow().unanswered

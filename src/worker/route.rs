@@ -4,19 +4,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
+use tokio::sync::oneshot;
+
 use super::Worker;
+use super::auth::{self, Presented};
 use super::client::{Client, Inner};
 use super::lanes::{self, Lane, LaneId};
 use super::leases::{Lease, Wait};
 use super::queries;
 use super::target::Target;
 use crate::hub::Topic;
+use crate::resp::encode;
 use crate::session::{Query, Router};
-use crate::upstream::LaneKey;
 use crate::upstream::facts::Facts;
+use crate::upstream::logins::{Login, Verdict};
 use crate::upstream::pipe::{Handling, Terms};
 use crate::upstream::reply_to::Failure;
 use crate::upstream::status::State;
+use crate::upstream::{IdentityId, LaneKey};
 
 /// The connections a client is attached to.
 #[derive(Debug, Default)]
@@ -28,6 +33,17 @@ pub struct Attached {
     /// The connection that is the client's alone.
     pub lease: Option<Lease>,
     errand: Option<Box<Errand>>,
+    /// What few clients have, outside of the others.
+    pub(super) extra: Option<Box<Extra>>,
+}
+
+/// What is kept for a client only while it needs it.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    /// What it says it is, while the server has not said yes.
+    pub presented: Option<Presented>,
+    /// What it is, where it is not the proxy.
+    pub login: Option<Arc<Login>>,
 }
 
 impl Attached {
@@ -40,6 +56,7 @@ impl Attached {
             lease.abandon();
         }
         self.end_errand(worker);
+        self.extra = None;
     }
 
     /// The held command waits for a leased connection.
@@ -53,15 +70,56 @@ impl Attached {
             worker.leases.withdraw(worker, wait);
         }
     }
+
+    /// The client's user on the server, where it has one of its own.
+    pub fn user(&self) -> Option<&[u8]> {
+        Some(self.extra.as_ref()?.login.as_ref()?.user())
+    }
+
+    pub(super) fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// Gives back what is not needed any more.
+    pub(super) fn trim(&mut self) {
+        self.extra
+            .take_if(|extra| extra.presented.is_none() && extra.login.is_none());
+    }
 }
 
 /// What the held command of a client waits for.
 #[derive(Debug)]
 enum Errand {
     /// A question that is being answered by all workers.
-    Question(Query, Rc<queries::Gathering>),
+    Question(Asked),
     /// A leased connection.
     Lease(Wait),
+}
+
+/// A question about other clients.
+#[derive(Debug)]
+struct Asked {
+    query: Query,
+    /// What the server says to the client's asking this.
+    permission: Option<oneshot::Receiver<Verdict>>,
+    answer: Option<Rc<queries::Gathering>>,
+}
+
+impl Asked {
+    fn poll(&mut self, client: &Rc<Client>) -> Poll<Vec<u8>> {
+        if let Some(permission) = &mut self.permission {
+            let verdict = ready!(auth::poll_permission(client, permission));
+            self.permission = None;
+            if let Err(text) = verdict {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, &text);
+                return Poll::Ready(reply);
+            }
+        }
+        let ask = || queries::ask(client, &self.query);
+        let reply = self.answer.get_or_insert_with(ask).take();
+        reply.map_or(Poll::Pending, Poll::Ready)
+    }
 }
 
 /// The way out for one client while its session is fed.
@@ -81,6 +139,7 @@ impl Route<'_> {
             Some(lane) => lane.key() != key || (self.may_move && self.attached.lane_epoch != epoch),
         };
         if stale {
+            assert_named(worker, key);
             let current = self.attached.lane.take();
             self.attached.lane = Some(lanes::choose(worker, key, current));
             self.attached.lane_epoch = epoch;
@@ -114,6 +173,11 @@ impl Router for Route<'_> {
             return Poll::Ready(facts);
         }
         // The connection that opens next asks the server: the one that is needed anyway.
+        let key = if worker.link.dialer.may_ask_facts(key) {
+            key
+        } else {
+            worker.default_key()
+        };
         let lane = lanes::find(worker, LaneId { key, index: 0 });
         match lane.status().poll_open(&waker, || lane.open(worker)) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
@@ -144,23 +208,36 @@ impl Router for Route<'_> {
     }
 
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>> {
-        let answer = match self.attached.errand.as_deref() {
-            Some(Errand::Question(asked, answer)) if asked == query => answer.clone(),
-            _ => {
+        let mut asked = match self.attached.errand.take().map(|errand| *errand) {
+            Some(Errand::Question(asked)) if asked.query == *query => asked,
+            other => {
+                self.attached.errand = other.map(Box::new);
                 self.attached.end_errand(&self.client.worker);
-                let answer = queries::ask(self.client, query);
-                let errand = Errand::Question(query.clone(), answer.clone());
-                self.attached.errand = Some(Box::new(errand));
-                answer
+                Asked {
+                    query: query.clone(),
+                    permission: auth::ask_permission(self.client, self.attached, query),
+                    answer: None,
+                }
             }
         };
-        match answer.take() {
-            Some(reply) => {
-                self.attached.errand = None;
-                Poll::Ready(reply)
-            }
-            None => Poll::Pending,
+        let answer = asked.poll(self.client);
+        if answer.is_pending() {
+            self.attached.errand = Some(Box::new(Errand::Question(asked)));
         }
+        answer
+    }
+
+    fn poll_identity(
+        &mut self,
+        key: LaneKey,
+        user: &[u8],
+        password: &[u8],
+    ) -> Poll<Result<IdentityId, String>> {
+        auth::poll_identity(self.client, self.attached, key, user, password)
+    }
+
+    fn settle_identity(&mut self, identity: IdentityId) {
+        auth::settle_identity(self.attached, identity);
     }
 
     fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
@@ -174,6 +251,7 @@ impl Router for Route<'_> {
 
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
+        assert_named(worker, key);
         if let Some(lease) = self.attached.lease.take() {
             if lease.key() == key && lease.state() == State::Open {
                 self.attached.lease = Some(lease);
@@ -247,6 +325,13 @@ impl Router for Route<'_> {
             lease.stream(part, end, self.client.worker.link.now());
         }
     }
+}
+
+/// What belongs to the proxy itself is never used for a client that has a name of its own, whatever
+/// went wrong before.
+fn assert_named(worker: &Worker, key: LaneKey) {
+    let named = key.identity != IdentityId::OWN || !worker.link.dialer.is_passthrough();
+    assert!(named, "a client's command in the proxy's name");
 }
 
 fn lease_error(worker: &Worker, failure: &Failure) -> String {

@@ -1,6 +1,7 @@
 //! What is said when something is wrong: all of it at once, each with its place and a way out.
 
 use super::{Dir, given};
+use crate::upstream::Auth;
 
 const URL: &str = "redis://redis:6380";
 
@@ -292,4 +293,36 @@ fn listening_beyond_loopback_is_warned_about() {
         .flags("--listen *:6379")
         .env("NEARKEY_LISTEN__PASSWORD", "x");
     assert_eq!(safe.warnings(), "");
+}
+
+#[test]
+fn passthrough_leaves_passwords_to_the_server() {
+    let passthrough = || {
+        given()
+            .env("REDIS_URL", URL)
+            .env("NEARKEY_UPSTREAM__AUTH", "passthrough")
+    };
+    assert_eq!(passthrough().config().upstream.auth, Auth::Passthrough);
+    let none = given().env("REDIS_URL", URL).config();
+    assert_eq!(none.upstream.auth, Auth::Own);
+    let both = passthrough().env("NEARKEY_LISTEN__PASSWORD", "canary");
+    assert_eq!(
+        both.errors(),
+        "env NEARKEY_UPSTREAM__AUTH: upstream.auth: is \"passthrough\", and listen.password is set (env NEARKEY_LISTEN__PASSWORD): clients say AUTH with the server's own users then, so there is no password of Nearkey's to ask for"
+    );
+    let dir = Dir::new();
+    let file = passthrough().env("NEARKEY_LISTEN__PASSWORD_FILE", &dir.write("pw", "canary"));
+    assert!(file.errors().contains("and listen.password_file is set"));
+    let wide = || passthrough().flags("--listen *:6379");
+    assert!(wide().warnings().contains("clients from there are refused"));
+    let open = wide().env("NEARKEY_LISTEN__PROTECTED_MODE", "off");
+    assert_eq!(open.warnings(), "");
+    let wrong = given()
+        .env("REDIS_URL", URL)
+        .env("NEARKEY_UPSTREAM__AUTH", "client");
+    assert!(
+        wrong
+            .errors()
+            .contains("not one of \"own\", \"passthrough\"")
+    );
 }
