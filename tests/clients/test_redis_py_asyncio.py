@@ -162,9 +162,9 @@ async def test_a_subscriber_can_subscribe_again_after_it_left(connect):
 @within(60)
 async def test_waits_of_one_loop_are_served_apart(connect, endpoint):
     async with connect() as r:
-        waits = [asyncio.create_task(r.blpop(f"q{n}", timeout=60)) for n in range(30)]
-        await blocked(endpoint, 30)
-        for n in reversed(range(30)):
+        waits = [asyncio.create_task(r.blpop(f"q{n}", timeout=60)) for n in range(12)]
+        await blocked(endpoint, 12)
+        for n in reversed(range(12)):
             await r.rpush(f"q{n}", n)
         for n, wait in enumerate(waits):
             assert list(await wait) == [f"q{n}", str(n)]
