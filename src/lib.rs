@@ -24,7 +24,7 @@
 //! |---|---|---|
 //! | the wire | [`resp`] | know anything above |
 //! | facts about commands | [`commands`] | know sessions or connections |
-//! | state machines | [`session`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
+//! | state machines | [`session`], [`hub`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
 //! | sockets and tasks | the rest of [`upstream`], [`downstream`], [`worker`] | know the configuration's form |
 //! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`healthcheck`], [`limits`] | |
 //!
@@ -36,7 +36,8 @@
 //! *pipe*: the in-flight queue of one upstream connection. *run*: commands of one client that entered a
 //! pipe together. *lane*: one of the shared connections for one database and protocol. *leased*
 //! connection: one that serves one session at a time. *tombstone*: a run whose owner is gone or has got
-//! its error; it swallows the replies that come late. *worker*: a thread with its clients and its
+//! its error; it swallows the replies that come late. *hub*: the one connection that carries the
+//! subscriptions of all clients. *worker*: a thread with its clients and its
 //! connections.
 
 pub mod admin;
@@ -45,6 +46,7 @@ pub mod commands;
 pub mod config;
 pub mod downstream;
 pub mod healthcheck;
+pub mod hub;
 pub mod limits;
 pub mod proxy;
 pub mod resp;

@@ -16,6 +16,7 @@ use crate::commands::CommandTable;
 use crate::config::Config;
 use crate::downstream::listener::{self, Accepted, Bound, Listener};
 use crate::downstream::stream::Stream;
+use crate::hub::Census;
 use crate::resp::{self, encode};
 use crate::session::{Settings, errors};
 use crate::stats::{UpstreamStats, WorkerStats};
@@ -139,6 +140,7 @@ impl Proxy {
             limits: resp::Limits::default(),
         });
         let directory = Arc::new(Directory::default());
+        let census = Arc::new(Census::default());
         let unix_path = self
             .config
             .listen
@@ -160,6 +162,7 @@ impl Proxy {
                     started: self.started,
                 },
                 directory: directory.clone(),
+                census: census.clone(),
                 mailboxes: self.gate.mailboxes.clone(),
                 all_stats: self.workers.clone(),
                 loads: self.gate.loads.clone(),

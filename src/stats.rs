@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::hub::Kind;
+
 /// A counter (or gauge) with one writing thread.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -128,12 +130,46 @@ counters! {
         upstream_bytes_out,
         /// Commands waiting for an upstream reply now.
         in_flight,
+        /// Leased connections that belong to a client now.
+        leases_held,
+        /// Clients waiting for a leased connection now.
+        leases_awaited,
+        /// Replies to blocking commands that came when their client was gone: the server may have
+        /// taken an element for nobody.
+        lost_pops,
         /// Connections closed for a surplus, missing or malformed reply.
         desyncs,
         /// Commands the proxy itself sent: handshakes, pings, COMMAND.
         overhead_commands,
         /// Sessions ended by a panic.
         panics,
+        /// Clients with subscriptions now.
+        subscribers,
+        /// Subscriptions of clients to channels now.
+        subscriptions_channel,
+        /// Subscriptions of clients to patterns now.
+        subscriptions_pattern,
+        /// Subscriptions of clients to shard channels now.
+        subscriptions_shard,
+        /// Messages given to subscribers, each counted once per subscriber.
+        messages_delivered,
+        /// Bytes of those messages.
+        message_bytes,
+        /// Subscriptions at the server now.
+        hub_subscriptions,
+        /// Times that subscriptions were lost and messages may have been missed.
+        hub_gaps,
+    }
+}
+
+impl Counters {
+    /// Subscriptions of clients now, by kind.
+    pub fn subscriptions(&self, kind: Kind) -> &Counter {
+        match kind {
+            Kind::Channel => &self.subscriptions_channel,
+            Kind::Pattern => &self.subscriptions_pattern,
+            Kind::Shard => &self.subscriptions_shard,
+        }
     }
 }
 
@@ -146,6 +182,8 @@ pub struct WorkerStats {
     pub round_trip: Histogram,
     /// Time a command waited before it was sent.
     pub queue_wait: Histogram,
+    /// Time a client waited for a leased connection, in vain or not.
+    pub lease_wait: Histogram,
 }
 
 /// Why a connection to the upstream could not be opened.

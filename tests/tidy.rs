@@ -147,6 +147,17 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "hub/",
+        &[
+            "tokio",
+            "std::net",
+            "Instant::now",
+            "crate::session",
+            "crate::worker",
+            "crate::downstream",
+        ],
+    ),
+    (
         "upstream/pipe.rs",
         &["tokio", "Instant::now", "crate::session", "crate::worker"],
     ),
@@ -165,7 +176,12 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     (
         "upstream/",
-        &["crate::session", "crate::worker", "crate::config"],
+        &[
+            "crate::session",
+            "crate::hub",
+            "crate::worker",
+            "crate::config",
+        ],
     ),
     (
         "downstream/",

@@ -11,6 +11,7 @@ use metrics::{Counter, Gauge, Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::{State, histogram, process};
+use crate::hub::Kind;
 use crate::stats::{ConnectFailure, UpstreamState};
 
 /// All series with their sources.
@@ -34,7 +35,9 @@ impl Metrics {
         metrics::with_local_recorder(&recorder, || {
             metrics.add_clients();
             metrics.add_commands();
+            metrics.add_pubsub();
             metrics.add_upstream();
+            metrics.add_leases();
             metrics.add_process(state);
             metrics.add_familiar_names();
         });
@@ -61,6 +64,12 @@ impl Metrics {
             "nearkey_queue_wait_seconds",
             "Time a command waited before it was sent upstream.",
             state.workers.iter().map(|worker| &worker.queue_wait),
+        );
+        histogram::write(
+            &mut text,
+            "nearkey_lease_wait_seconds",
+            "Time a client waited for a leased connection, in vain or not.",
+            state.workers.iter().map(|worker| &worker.lease_wait),
         );
         text
     }
@@ -166,6 +175,33 @@ impl Metrics {
         );
     }
 
+    fn add_pubsub(&mut self) {
+        let name = "nearkey_pubsub_clients";
+        self.gauge(name, "Clients with subscriptions now.", |s| {
+            s.sum(|c| &c.subscribers) as f64
+        });
+        let name = "nearkey_pubsub_subscriptions";
+        metrics::describe_gauge!(name, Unit::Count, "Subscriptions of clients now.");
+        for kind in Kind::ALL {
+            let gauge = metrics::gauge!(name, "kind" => kind.as_str());
+            let source = move |s: &State| s.sum(|c| c.subscriptions(kind)) as f64;
+            self.gauges.push((gauge, Box::new(source)));
+        }
+        let name = "nearkey_pubsub_upstream_subscriptions";
+        self.gauge(name, "Subscriptions at the server now.", |s| {
+            s.sum(|c| &c.hub_subscriptions) as f64
+        });
+        let name = "nearkey_pubsub_messages_total";
+        let help = "Messages given to clients, each counted once per client.";
+        self.counter(name, help, |s| s.sum(|c| &c.messages_delivered));
+        let name = "nearkey_pubsub_message_bytes_total";
+        let help = "Bytes of messages given to clients.";
+        self.counter(name, help, |s| s.sum(|c| &c.message_bytes));
+        let name = "nearkey_pubsub_gaps_total";
+        let help = "Times that subscriptions were lost and messages may have been missed.";
+        self.counter(name, help, |s| s.sum(|c| &c.hub_gaps));
+    }
+
     fn add_upstream(&mut self) {
         let name = "nearkey_upstream_up";
         let help = "Whether the latest attempt at the upstream succeeded; NaN before the first.";
@@ -201,6 +237,18 @@ impl Metrics {
                 s.upstream.connect_failures[i].load(Relaxed)
             });
         }
+    }
+
+    fn add_leases(&mut self) {
+        let name = "nearkey_leases_held";
+        let help = "Leased connections that belong to a client now.";
+        self.gauge(name, help, |s| s.sum(|c| &c.leases_held) as f64);
+        let name = "nearkey_leases_awaited";
+        let help = "Clients waiting for a leased connection now.";
+        self.gauge(name, help, |s| s.sum(|c| &c.leases_awaited) as f64);
+        let name = "nearkey_lost_pops_total";
+        let help = "Replies to blocking commands that came when their client was gone.";
+        self.counter(name, help, |s| s.sum(|c| &c.lost_pops));
     }
 
     fn add_process(&mut self, state: &State) {

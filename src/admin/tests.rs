@@ -295,7 +295,8 @@ async fn label_sets_are_the_documented_ones() {
         "nearkey_desync_total nearkey_in_flight nearkey_upstream_connections",
         "nearkey_upstream_connections_peak nearkey_upstream_connects_total",
         "nearkey_upstream_lost_total nearkey_overhead_commands_total nearkey_auth_failures_total",
-        "nearkey_panics_total nearkey_tls_verify_disabled nearkey_draining",
+        "nearkey_leases_held nearkey_leases_awaited nearkey_lost_pops_total",
+        "nearkey_lease_wait_seconds_count nearkey_panics_total nearkey_tls_verify_disabled nearkey_draining",
         "nearkey_start_time_seconds process_start_time_seconds",
     ]
     .iter()

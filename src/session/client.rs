@@ -1,7 +1,10 @@
 //! The CLIENT command over this proxy's own clients.
 
+use std::task::Poll;
+
 use super::connection::{INVALID_NAME, is_valid_label, parse_int};
 use super::local::{answer_query, help};
+use super::special::Pin;
 use super::{Env, Labels, ReplyMode, Router, Session, Verdict, errors};
 use crate::commands::Spec;
 use crate::resp::encode;
@@ -15,8 +18,37 @@ pub enum Query {
     Own,
     /// `CLIENT KILL`.
     Kill(KillFilter),
+    /// What the server calls the connection on which the client with this id blocks: its decimal
+    /// digits, or nothing if there is no such client.
+    Blocked(u64),
     /// The `# Nearkey` section of INFO.
     ProxyInfo,
+}
+
+/// `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientType {
+    /// Not asked for.
+    #[default]
+    Any,
+    /// `normal`: without subscriptions.
+    Normal,
+    /// `pubsub`: with subscriptions.
+    PubSub,
+    /// Masters and replicas: none of ours are.
+    Other,
+}
+
+impl ClientType {
+    /// Whether a client is of this type.
+    pub fn matches(self, session: &Session) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Normal => !session.is_subscriber(),
+            Self::PubSub => session.is_subscriber(),
+            Self::Other => false,
+        }
+    }
 }
 
 /// Which clients `CLIENT LIST` shows.
@@ -24,8 +56,8 @@ pub enum Query {
 pub struct ListFilter {
     /// Only these ids; empty for all.
     pub ids: Vec<u64>,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 /// Which clients `CLIENT KILL` closes: all conditions must hold.
@@ -45,8 +77,8 @@ pub struct KillFilter {
     pub max_age: Option<u64>,
     /// `SKIPME`: spare the caller.
     pub skip_me: bool,
-    /// `TYPE` of something other than normal clients: none of ours match.
-    pub none: bool,
+    /// `TYPE`.
+    pub client_type: ClientType,
 }
 
 const HELP: &[&str] = &[
@@ -67,6 +99,8 @@ const HELP: &[&str] = &[
     "    Control the replies sent to the current connection.",
     "SETNAME <name> | SETINFO <LIB-NAME|LIB-VER> <value>",
     "    Name the current connection or its library.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    Unblock the specified blocked client of this proxy.",
 ];
 
 impl Session {
@@ -113,7 +147,7 @@ impl Session {
             "CLIENT|REPLY" => self.set_reply_mode(args[2], reply),
             "CLIENT|GETREDIR" => encode::integer(reply, -1),
             "CLIENT|TRACKINGINFO" => self.tracking_info(reply),
-            "CLIENT|UNBLOCK" => unblock(args, reply),
+            "CLIENT|UNBLOCK" => return self.unblock(sub, args, reply, router),
             "CLIENT|HELP" => help(reply, HELP),
             _ => return self.client_query(sub, args, reply, router),
         }
@@ -142,6 +176,45 @@ impl Session {
                 Verdict::Done
             }
         }
+    }
+
+    /// The ids of clients are this proxy's: the server is told its own. What it answers is the reply.
+    fn unblock<R: Router>(
+        &mut self,
+        sub: &Spec,
+        args: &[&[u8]],
+        reply: &mut Vec<u8>,
+        router: &mut R,
+    ) -> Verdict {
+        let id = match parse_unblock(args) {
+            Ok(id) => id,
+            Err(text) => {
+                encode::error(reply, &text);
+                return Verdict::Done;
+            }
+        };
+        if self.pending.owed() > 0 {
+            return Verdict::Hold;
+        }
+        let query = Query::Blocked(u64::try_from(id).unwrap_or_default());
+        let Poll::Ready(server_id) = router.poll_query(&query) else {
+            return Verdict::Hold;
+        };
+        if server_id.is_empty() {
+            encode::integer(reply, 0);
+            return Verdict::Done;
+        }
+        let mut command = Vec::new();
+        let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", &server_id];
+        words.extend(args.get(3));
+        encode::command(&mut command, &words);
+        if self.has_pin(Pin::Monitor) {
+            // What comes on its own connection are lines.
+            let terms = self.handling().into();
+            self.forward(&command, 1, terms, router);
+            return Verdict::Done;
+        }
+        self.send(sub, &command, router)
     }
 
     fn set_info(&mut self, args: &[&[u8]], reply: &mut Vec<u8>) {
@@ -206,21 +279,17 @@ fn switch(word: &[u8], reply: &mut Vec<u8>) -> Option<bool> {
     }
 }
 
-/// No session of this version can be blocked, so there is nothing to unblock.
-fn unblock(args: &[&[u8]], reply: &mut Vec<u8>) {
-    match (parse_int(args[2]), args.get(3)) {
-        (None, _) => encode::error(reply, errors::NOT_AN_INTEGER),
-        (Some(_), None) => encode::integer(reply, 0),
-        (Some(_), Some(how))
-            if how.eq_ignore_ascii_case(b"timeout") || how.eq_ignore_ascii_case(b"error") =>
-        {
-            encode::integer(reply, 0);
-        }
-        _ => encode::error(
-            reply,
-            "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
-        ),
+/// The id that CLIENT UNBLOCK names, or an error in Redis's words.
+fn parse_unblock(args: &[&[u8]]) -> Result<i64, String> {
+    if args.len() > 4 {
+        return Err(errors::subcommand_syntax("CLIENT", args[1]));
     }
+    let is_reason =
+        |how: &&[u8]| how.eq_ignore_ascii_case(b"timeout") || how.eq_ignore_ascii_case(b"error");
+    if !args.get(3).is_none_or(is_reason) {
+        return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR".to_owned());
+    }
+    parse_int(args[2]).ok_or_else(|| errors::NOT_AN_INTEGER.to_owned())
 }
 
 fn parse_list(args: &[&[u8]]) -> Result<ListFilter, String> {
@@ -228,7 +297,7 @@ fn parse_list(args: &[&[u8]]) -> Result<ListFilter, String> {
     match args {
         [] => {}
         [option, kind] if option.eq_ignore_ascii_case(b"TYPE") => {
-            filter.none = !is_normal_type(kind)?;
+            filter.client_type = parse_type(kind)?;
         }
         [option, ids @ ..] if option.eq_ignore_ascii_case(b"ID") && !ids.is_empty() => {
             for id in ids {
@@ -263,7 +332,7 @@ fn parse_kill(args: &[&[u8]]) -> Result<KillFilter, String> {
                 let id = parse_id(value).ok_or("ERR client-id should be greater than 0")?;
                 filter.id = Some(id);
             }
-            b"TYPE" => filter.none = !is_normal_type(value)?,
+            b"TYPE" => filter.client_type = parse_type(value)?,
             b"ADDR" => filter.address = Some(text(value)),
             b"LADDR" => filter.local_address = Some(text(value)),
             b"USER" => filter.user = Some(text(value)),
@@ -290,10 +359,11 @@ fn parse_id(id: &[u8]) -> Option<u64> {
         .filter(|id| *id > 0)
 }
 
-fn is_normal_type(kind: &[u8]) -> Result<bool, String> {
+fn parse_type(kind: &[u8]) -> Result<ClientType, String> {
     match kind.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        b"normal" => Ok(ClientType::Normal),
+        b"pubsub" => Ok(ClientType::PubSub),
+        b"master" | b"replica" | b"slave" => Ok(ClientType::Other),
         _ => Err(format!(
             "ERR Unknown client type '{}'",
             text(kind).escape_debug()

@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use super::special::Pin;
-use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, is_info, local};
+use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local};
 use crate::commands::{self, Class, CommandTable, Spec};
 use crate::resp::{encode, inline, request};
 use crate::upstream::pipe::Handling;
@@ -69,6 +69,9 @@ impl Session {
         {
             return self.handle_unknown(Some(spec), command, args, out, env, router);
         }
+        if let Some(text) = self.gate(env.table, spec, args) {
+            return self.answer_refused(text, out, env);
+        }
         let class = commands::classify(env.table, spec, args.iter().copied());
         let exact = exact(spec, args, env);
         if self.has_pin(Pin::Monitor) && class != Class::Local {
@@ -96,12 +99,17 @@ impl Session {
             }
             Class::Shared => self.send(exact, command, router),
             Class::Refused => self.answer_refused(errors::denied(spec, args), out, env),
-            Class::Subscribe => self.answer_refused(errors::denied(spec, args), out, env),
+            Class::Subscribe => self.subscribe(spec, args, out, env, router),
         }
     }
 
     /// Sends a command that needs no connection of its own where the session's commands go.
-    fn send<R: Router>(&mut self, spec: &Spec, command: &[u8], router: &mut R) -> Verdict {
+    pub(super) fn send<R: Router>(
+        &mut self,
+        spec: &Spec,
+        command: &[u8],
+        router: &mut R,
+    ) -> Verdict {
         let pinned = self.is_pinned();
         if !pinned && self.must_drain && self.pending.owed() > 0 {
             return Verdict::Hold;
@@ -109,8 +117,7 @@ impl Session {
         self.must_drain = false;
         self.last_command = spec.id();
         let handling = match self.take_reply_mode() {
-            ReplyMode::On if is_info(spec) => Handling::Info,
-            ReplyMode::On => Handling::Pass,
+            ReplyMode::On => handling_of(spec),
             _ => Handling::Discard,
         };
         if pinned {
@@ -148,6 +155,13 @@ impl Session {
                     return self.queue(None, command, args, out, env);
                 }
                 self.abort_transaction();
+                let text = match container {
+                    Some(spec) => errors::unknown_subcommand(&spec.name, args[1]).into_bytes(),
+                    None => errors::unknown(args),
+                };
+                self.answer_refused(text, out, env)
+            }
+            Poll::Ready(_) if self.is_gated() => {
                 let text = match container {
                     Some(spec) => errors::unknown_subcommand(&spec.name, args[1]).into_bytes(),
                     None => errors::unknown(args),
@@ -265,7 +279,7 @@ fn tells_tracking(spec: &Spec) -> bool {
 
 /// `INFO nearkey`.
 fn asks_proxy(spec: &Spec, args: &[&[u8]]) -> bool {
-    is_info(spec) && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey")
+    &*spec.name == "INFO" && args.len() == 2 && args[1].eq_ignore_ascii_case(b"nearkey")
 }
 
 /// What a command can be called. Garbage is answered like the unknown command that it is, and causes no

@@ -62,6 +62,14 @@ pub fn unknown_subcommand(container: &str, sub: &[u8]) -> String {
     )
 }
 
+/// A subcommand with more arguments than it takes.
+pub fn subcommand_syntax(container: &str, sub: &[u8]) -> String {
+    format!(
+        "ERR unknown subcommand or wrong number of arguments for '{}'. Try {container} HELP.",
+        excerpt(sub, 128)
+    )
+}
+
 /// A command that neither the table nor the server knows, as Redis words it: in raw bytes.
 pub fn unknown(args: &[&[u8]]) -> Vec<u8> {
     let quoted = |text: &mut Vec<u8>, bytes: &[u8], most: usize| {
@@ -121,6 +129,19 @@ fn shown(spec: &Spec, args: &[&[u8]]) -> String {
     .to_ascii_uppercase()
 }
 
+/// A command that a RESP2 client with subscriptions must not say.
+pub fn subscribed(name: &str) -> String {
+    let code = match name {
+        "EXEC" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
+    format!(
+        "{code} Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+         are allowed in this context",
+        name.to_ascii_lowercase()
+    )
+}
+
 /// MULTI inside MULTI.
 pub const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 
@@ -152,15 +173,15 @@ pub fn transaction_too_large() -> String {
 
 /// CLIENT CACHING without CLIENT TRACKING.
 pub const NO_CACHING: &str = "ERR CLIENT CACHING can be called only when the client is in tracking \
-    mode with OPTIN or OPTOUT mode enabled";
+     mode with OPTIN or OPTOUT mode enabled";
 
 /// CLIENT TRACKING with REDIRECT.
 pub const NO_REDIRECT: &str = "ERR Nearkey: CLIENT TRACKING with REDIRECT is not carried, since the \
-    other client has no connection of its own to the server; use RESP3 (HELLO 3)";
+     other client has no connection of its own to the server; use RESP3 (HELLO 3)";
 
 /// HELLO that would change the protocol of a connection that is held.
 pub const NO_PROTOCOL_CHANGE: &str = "ERR Nearkey: HELLO with another protocol is not carried while \
-    WATCH, CLIENT TRACKING or MONITOR holds a connection";
+     WATCH, CLIENT TRACKING or MONITOR holds a connection";
 
 /// A client that runs MONITOR, about keys.
 pub const REPLICA_KEYSPACE: &str = "ERR Replica can't interact with the keyspace";

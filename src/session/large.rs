@@ -91,6 +91,7 @@ impl Session {
             _ => spec,
         };
         match spec.class {
+            _ if self.is_gated() => Way::Refused(errors::subscribed(&spec.name)),
             Class::Refused => Way::Refused(errors::denied(spec, &[name])),
             Class::Shared if !spec.needs_args() && self.carries_large() => Way::Stream(spec),
             _ => Way::Whole,

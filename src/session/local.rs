@@ -26,6 +26,11 @@ impl Session {
             "PING" => match args.get(1) {
                 // The table says "any number", the command itself checks.
                 _ if args.len() > 2 => encode::error(reply, errors::wrong_arity(&spec.name)),
+                message if self.is_gated() => {
+                    encode::array_header(reply, 2);
+                    encode::bulk(reply, b"pong");
+                    encode::bulk(reply, message.copied().unwrap_or_default());
+                }
                 Some(message) => encode::bulk(reply, message),
                 None => encode::simple(reply, "PONG"),
             },
@@ -37,6 +42,7 @@ impl Session {
             "SELECT" => return self.select(args, reply, router),
             "AUTH" => self.auth(args, reply, env),
             "HELLO" => return self.hello(args, reply, env, router),
+            "RESET" if self.leave_all(router).is_pending() => return Verdict::Hold,
             "RESET" => {
                 self.leave_states(router);
                 self.reset(reply, env);

@@ -17,11 +17,12 @@ mod pending;
 mod pin;
 mod router;
 mod special;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 mod transaction;
 
-pub use client::{KillFilter, ListFilter, Query};
+pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
@@ -105,6 +106,8 @@ pub struct Session {
     no_evict: bool,
     no_touch: bool,
     labels: Option<Box<Labels>>,
+    /// Boxed: most clients subscribe to nothing.
+    subscriber: Option<Box<subscribe::Subscriber>>,
     special: Option<Box<Special>>,
     pending: Pending,
     last_command: CommandId,
@@ -148,6 +151,7 @@ impl Session {
             no_evict: false,
             no_touch: false,
             labels: None,
+            subscriber: None,
             special: None,
             pending: Pending::default(),
             last_command: CommandId::default(),
@@ -180,13 +184,18 @@ impl Session {
     }
 
     /// The letters of CLIENT LIST's `flags` field.
-    pub fn flags(&self) -> &'static str {
-        match (self.no_evict, self.no_touch) {
-            (false, false) => "N",
-            (true, false) => "e",
-            (false, true) => "T",
-            (true, true) => "eT",
+    pub fn flags(&self) -> String {
+        let letters = [
+            (self.is_subscriber(), 'P'),
+            (self.no_evict, 'e'),
+            (self.no_touch, 'T'),
+        ];
+        let set = letters.into_iter().filter(|(is_set, _)| *is_set);
+        let flags: String = set.map(|(_, letter)| letter).collect();
+        if flags.is_empty() {
+            return "N".to_owned();
         }
+        flags
     }
 
     /// Upstream replies have been put out: what waited only for them follows into `out`.
@@ -306,7 +315,8 @@ impl Session {
             return None;
         }
         let spec = env.table.lookup(&command[self.scanner.arg(0)?])?;
-        (spec.class == Class::Shared && !spec.needs_args() && !is_info(spec)).then_some(spec)
+        (spec.class == Class::Shared && !spec.needs_args() && !may_be_rewritten(spec))
+            .then_some(spec)
     }
 
     /// Nothing about this session asks for a closer look at its commands.
@@ -314,6 +324,7 @@ impl Session {
         self.authenticated
             && self.reply_mode == ReplyMode::On
             && !self.must_drain
+            && !self.is_gated()
             && self.special.is_none()
     }
 
@@ -351,6 +362,17 @@ impl Session {
     }
 }
 
-fn is_info(spec: &Spec) -> bool {
-    &*spec.name == "INFO"
+/// The proxy has something to add to the command's reply, or to some forms of it.
+fn may_be_rewritten(spec: &Spec) -> bool {
+    matches!(&*spec.name, "INFO" | "PUBSUB")
+}
+
+/// What happens to the command's reply on its way.
+fn handling_of(spec: &Spec) -> Handling {
+    match &*spec.name {
+        "INFO" => Handling::Info,
+        "PUBSUB|NUMSUB" => Handling::NumSub,
+        "PUBSUB|SHARDNUMSUB" => Handling::ShardNumSub,
+        _ => Handling::Pass,
+    }
 }

@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use super::Query;
 use crate::commands::CommandTable;
+use crate::hub::Topic;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
 use crate::stats::Counters;
@@ -32,8 +33,18 @@ pub trait Router {
     /// The reply to a question about the clients of this proxy, or about the proxy itself.
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>>;
 
+    /// Subscribes to names that the session has not got: ready when the server has confirmed all of
+    /// them, or with the error to give. Messages come from then on.
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>>;
+
+    /// Ends subscriptions of the session: ready when all messages have come that were published
+    /// before. None come from then on.
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()>;
+
     /// A leased connection, or the error to give. It stays with the session until
-    /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed.
+    /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed: who is given
+    /// one must use it in the same call of feed. Those who wait get theirs in the order in which they
+    /// asked first; a client that hangs up while it waits is gone.
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>>;
 
     /// Sends whole commands on the leased connection.

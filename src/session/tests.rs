@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 mod stateful;
+mod subscribe;
 
 use super::*;
 use crate::commands::CommandTable;
+use crate::hub::Topic;
 use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::facts::Facts;
@@ -26,6 +28,12 @@ struct Script {
     no_resp3: bool,
     lease: Option<Result<(), String>>,
     answer: Option<Vec<u8>>,
+    /// The answer to SUBSCRIBE, and what was asked for.
+    subscribed: Option<Result<(), String>>,
+    subscribes: Vec<Topic>,
+    /// UNSUBSCRIBE must wait.
+    slow_unsubscribe: bool,
+    unsubscribes: Vec<Topic>,
 }
 
 impl Router for Script {
@@ -51,6 +59,19 @@ impl Router for Script {
 
     fn poll_query(&mut self, _: &Query) -> Poll<Vec<u8>> {
         self.answer.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
+        self.subscribes = topics.to_vec();
+        self.subscribed.clone().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()> {
+        self.unsubscribes = topics.to_vec();
+        match self.slow_unsubscribe {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
     }
 
     fn poll_lease(&mut self, _: LaneKey) -> Poll<Result<(), String>> {
@@ -494,4 +515,52 @@ fn held_local_replies_are_counted_until_they_leave() {
     );
     bench.reply("1", 1);
     assert_eq!(bench.session.pending().held_bytes(), 0);
+}
+
+#[test]
+fn unblock_is_forwarded_under_the_id_that_the_server_knows() {
+    let mut bench = Bench::new(None);
+    bench.say(cmd("GET a"));
+    assert_eq!(bench.say(cmd("CLIENT UNBLOCK 12 ERROR")), Status::Hold);
+    bench.reply("1", 1);
+    bench.script.answer = Some(b"345".to_vec());
+    assert_eq!(bench.say(""), Status::NeedInput);
+    let (_, sent, count, terms) = bench.script.forwarded.last().expect("it is sent").clone();
+    assert_eq!((sent, count), (cmd("CLIENT UNBLOCK 345 ERROR"), 1));
+    assert_eq!(terms, Handling::Pass.into());
+    bench.say(cmd("ECHO x"));
+    bench.reply(":1\r\n", 1);
+    assert_eq!(bench.out(), "1:1\r\n$1\r\nx\r\n");
+}
+
+#[test]
+fn unblock_of_nobody_and_nonsense_is_answered_here() {
+    let mut bench = Bench::new(None);
+    bench.script.answer = Some(Vec::new());
+    bench.say(cmd("CLIENT UNBLOCK -5"));
+    assert_eq!(bench.out(), ":0\r\n");
+    for (args, text) in [
+        ("x", errors::NOT_AN_INTEGER),
+        (
+            "x why",
+            "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+        ),
+        (
+            "1 error x",
+            "ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.",
+        ),
+    ] {
+        bench.say(cmd(&format!("CLIENT UNBLOCK {args}")));
+        assert_eq!(bench.out(), format!("-{text}\r\n"));
+    }
+    assert!(bench.script.forwarded.is_empty());
+}
+
+#[test]
+fn unblock_says_nothing_while_replies_are_off() {
+    let mut bench = Bench::new(None);
+    bench.script.answer = Some(b"345".to_vec());
+    bench.say(script(&["CLIENT REPLY OFF", "CLIENT UNBLOCK 1"]));
+    let (.., terms) = bench.script.forwarded.last().expect("it is sent");
+    assert_eq!(*terms, Handling::Discard.into());
 }

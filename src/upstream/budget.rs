@@ -4,9 +4,10 @@
 //! before it is opened until it is closed. When none is free, whoever holds an idle connection is asked
 //! to give it up, and the one who asks waits its turn.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -20,7 +21,7 @@ pub struct Budget {
     free: Arc<Semaphore>,
     wishes: Mutex<Wishes>,
     idle_wanted: Arc<Notify>,
-    /// A copy of `wishes.waiting` that is cheap to look at.
+    /// How many `wishes.waiting` has, cheap to look at.
     waiting: AtomicUsize,
     /// Grows with every call for an idle connection.
     calls: AtomicU64,
@@ -30,7 +31,9 @@ pub struct Budget {
 /// Who waits for a permit, and how many connections are being closed for them.
 #[derive(Debug, Default)]
 struct Wishes {
-    waiting: usize,
+    /// Since when each waits; keys grow, so the first has waited longest.
+    waiting: BTreeMap<u64, Instant>,
+    next: u64,
     promised: usize,
 }
 
@@ -69,23 +72,33 @@ impl Budget {
             .map(|permit| self.count(permit))
     }
 
-    /// A permit, waiting up to `limit` for one; `None` when the wait was in vain.
-    pub async fn acquire(self: &Arc<Self>, limit: Duration) -> Option<Permit> {
+    /// A permit, however long it takes: who asked first gets the first that comes free. Dropping the
+    /// future ends the wait. `None` once no permit will ever come.
+    pub async fn acquire(self: &Arc<Self>) -> Option<Permit> {
         if let Some(permit) = self.try_acquire() {
             return Some(permit);
         }
         let waiting = Waiting::new(self);
         self.call();
-        let permit = tokio::time::timeout(limit, self.free.clone().acquire_owned()).await;
+        let permit = self.free.clone().acquire_owned().await;
         drop(waiting);
-        permit.ok()?.ok().map(|permit| self.count(permit))
+        permit.ok().map(|permit| self.count(permit))
+    }
+
+    /// For how long somebody has been waiting for a permit by now, at most.
+    pub fn longest_wait(&self) -> Option<Duration> {
+        if !self.is_wanted() {
+            return None;
+        }
+        let wishes = self.wishes();
+        wishes.waiting.values().next().map(Instant::elapsed)
     }
 
     /// Somebody waits for a permit and no connection is being closed for it yet. True obliges the
     /// caller to close an idle connection.
     pub fn take_wish(&self) -> bool {
         let mut wishes = self.wishes();
-        let open = wishes.promised < wishes.waiting;
+        let open = wishes.promised < wishes.waiting.len();
         wishes.promised += usize::from(open);
         open
     }
@@ -133,25 +146,32 @@ impl Budget {
 }
 
 /// Counts a waiter for as long as it waits.
-struct Waiting<'a>(&'a Budget);
+struct Waiting<'a> {
+    budget: &'a Budget,
+    number: u64,
+}
 
 impl<'a> Waiting<'a> {
     fn new(budget: &'a Budget) -> Self {
-        budget.wishes().waiting += 1;
+        let mut wishes = budget.wishes();
+        let number = wishes.next;
+        wishes.next += 1;
+        wishes.waiting.insert(number, Instant::now());
         budget.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(budget)
+        drop(wishes);
+        Self { budget, number }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut wishes = self.0.wishes();
-        wishes.waiting -= 1;
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut wishes = self.budget.wishes();
+        wishes.waiting.remove(&self.number);
+        self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
         wishes.promised = wishes.promised.saturating_sub(1);
-        if wishes.promised < wishes.waiting {
+        if wishes.promised < wishes.waiting.len() {
             drop(wishes);
-            self.0.call();
+            self.budget.call();
         }
     }
 }
@@ -175,13 +195,15 @@ mod tests {
         let budget = Budget::new(1, stats.clone());
         let permit = budget.try_acquire().expect("one is free");
         assert!(budget.try_acquire().is_none());
-        assert!(budget.acquire(Duration::from_millis(1)).await.is_none());
-        assert!(!budget.take_wish());
-        let (got, ()) = tokio::join!(budget.acquire(Duration::from_secs(10)), async {
+        let brief = tokio::time::timeout(Duration::from_millis(1), budget.acquire());
+        assert!(brief.await.is_err());
+        assert!(!budget.take_wish() && budget.longest_wait().is_none());
+        let (got, ()) = tokio::join!(budget.acquire(), async {
             while !budget.take_wish() {
                 tokio::task::yield_now().await;
             }
             assert!(!budget.take_wish(), "one wish closes one connection");
+            assert!(budget.longest_wait().is_some());
             drop(permit);
         });
         assert!(got.is_some());

@@ -15,6 +15,7 @@ use super::LaneKey;
 use super::backoff::Backoff;
 use super::dial::Dialer;
 use super::loss;
+use super::open::SAME_ANSWER;
 use super::outbox::Outbox;
 use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
@@ -64,6 +65,8 @@ pub(super) struct Core<W> {
     /// When the server was last heard.
     pub last_heard: Tick,
     pub backoff: Backoff,
+    /// Until when there was no permit.
+    pub permitted_at: Tick,
     /// The next attempt is not made before.
     pub retry_at: Option<Instant>,
     /// Since when attempts fail, and how.
@@ -71,6 +74,8 @@ pub(super) struct Core<W> {
     /// What HELLO said, and the reply to COMMAND as far as it has come.
     pub identity: super::facts::Identity,
     pub facts_reply: Vec<u8>,
+    /// What the server calls this connection.
+    pub server_id: Option<u64>,
 }
 
 /// One connection. `W` says whom replies are for.
@@ -82,12 +87,18 @@ pub struct Conn<W> {
     pub(super) core: RefCell<Core<W>>,
     pub(super) status: Arc<Status>,
     /// Whom a leased connection belongs to now.
-    holder: RefCell<Option<W>>,
+    pub(super) holder: RefCell<Option<W>>,
+    /// It is kept for later; a lease that has just been opened is not, its waiter comes for it.
+    pub(super) idle: Cell<bool>,
     /// It has a state on the server that nobody else may get.
     tainted: Cell<bool>,
     task: RefCell<Option<Waker>>,
     signalled: Cell<bool>,
     close: Cell<bool>,
+    /// Its client went while commands were in flight: nobody is told how they end.
+    pub(super) abandoned: Cell<bool>,
+    /// It has the right to be opened.
+    pub(super) permitted: Cell<bool>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -102,10 +113,12 @@ impl<W: ReplyTo> Conn<W> {
             last_used: link.now(),
             last_heard: link.now(),
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
+            permitted_at: 0,
             retry_at: None,
             down: None,
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
+            server_id: None,
         };
         Rc::new(Self {
             key,
@@ -114,10 +127,13 @@ impl<W: ReplyTo> Conn<W> {
             core: RefCell::new(core),
             status,
             holder: RefCell::new(None),
+            idle: Cell::new(role == Role::Shared),
             tainted: Cell::new(false),
             task: RefCell::new(None),
             signalled: Cell::new(false),
             close: Cell::new(false),
+            abandoned: Cell::new(false),
+            permitted: Cell::new(false),
         })
     }
 
@@ -147,19 +163,15 @@ impl<W: ReplyTo> Conn<W> {
         !self.tainted.get() && core.pipe.is_empty() && core.outbox.unanswered().is_empty()
     }
 
-    /// Gives a leased connection to a session, or takes it back.
-    pub fn set_holder(&self, holder: Option<W>) {
-        *self.holder.borrow_mut() = holder;
-    }
-
-    /// Whom it belongs to.
-    pub(super) fn holder(&self) -> Option<W> {
-        self.holder.borrow().clone()
-    }
-
     /// The connection is closed after this session: what it leaves on the server is not for others.
     pub fn taint(&self) {
         self.tainted.set(true);
+    }
+
+    /// What the server calls this connection, as its `CLIENT ID` would tell; `None` if it is not up or
+    /// the server does not say.
+    pub fn server_id(&self) -> Option<u64> {
+        self.core.borrow().server_id
     }
 
     /// MONITOR is on its way: what comes behind its reply are lines.
@@ -277,6 +289,11 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     fn start(self: &Rc<Self>) {
+        if self.close.get() {
+            let soon = Instant::now() + SAME_ANSWER;
+            self.status.fail(Failure::Lost, soon);
+            return self.fail_all(&Failure::Lost);
+        }
         self.status.set(State::Opening);
         tokio::task::spawn_local(self.clone().run());
     }
@@ -295,6 +312,7 @@ impl<W: ReplyTo> Conn<W> {
             self.status.set(State::Opening); // nobody shall count on it while it is closed
             serving.leave().await;
             drop(permit);
+            self.permitted.set(false);
             self.handle_end(&ended);
             let waiting = !self.core.borrow().pipe.is_empty();
             if !waiting || self.role == Role::Leased {
@@ -303,11 +321,10 @@ impl<W: ReplyTo> Conn<W> {
             self.status.set(State::Opening);
         }
         if self.role == Role::Leased || self.close.get() {
+            self.close.set(true); // a lease is opened once
             self.fail_all(&Failure::Lost);
         }
-        if let Some(holder) = self.holder.take() {
-            holder.abandoned();
-        }
+        self.release_holder();
     }
 
     /// Fails everything that waits or is in flight.
@@ -342,6 +359,7 @@ impl<W: ReplyTo> Conn<W> {
             None => {}
             Some(Owner::Ping) => {}
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
+            Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
             Some(Owner::Client(owner)) => {
                 counters.in_flight.sub(count);
                 match failure {
@@ -420,10 +438,13 @@ impl<W: ReplyTo> Drop for LastWords<'_, W> {
         if std::thread::panicking() {
             tracing::error!(key = ?conn.key, "upstream connection ended by a panic");
             conn.link.stats.counters.panics.add(1);
+            conn.close.set(conn.role == Role::Leased);
             conn.fail_all(&Failure::Lost);
+            conn.release_holder();
         }
         conn.signalled.set(false);
         *conn.task.borrow_mut() = None;
+        conn.core.borrow_mut().server_id = None;
         conn.status.set(State::Idle);
     }
 }

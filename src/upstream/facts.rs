@@ -19,6 +19,8 @@ pub struct Identity {
     pub mode: String,
     /// `master` or `replica`.
     pub role: String,
+    /// The id of the connection that HELLO was said on.
+    pub connection: Option<u64>,
 }
 
 impl Default for Identity {
@@ -28,6 +30,7 @@ impl Default for Identity {
             version: "7.0.0".to_owned(),
             mode: "standalone".to_owned(),
             role: "master".to_owned(),
+            connection: None,
         }
     }
 }
@@ -52,8 +55,14 @@ impl Identity {
                 *field = value;
             }
         }
+        identity.connection = reply.get("id").and_then(connection_id);
         identity
     }
+}
+
+/// A connection's id, as HELLO and CLIENT ID tell it.
+pub fn connection_id(value: &Value) -> Option<u64> {
+    value.as_int().and_then(|id| u64::try_from(id).ok())
 }
 
 /// Everything known of the server.

@@ -10,7 +10,7 @@ use crate::resp::{Protocol, encode};
 use crate::secret::Secret;
 use crate::stats::ConnectFailure;
 
-use super::facts::Identity;
+use super::facts::{Identity, connection_id};
 
 /// The name that the server's CLIENT LIST shows for our connections.
 pub const CLIENT_NAME: &[u8] = b"nearkey";
@@ -40,6 +40,7 @@ enum Step {
     Hello,
     Auth,
     SetName,
+    Id,
     Select,
     Ping,
     Done,
@@ -74,6 +75,7 @@ impl Handshake {
             Step::Hello => self.write_hello(&mut request),
             Step::Auth => self.write_auth(&mut request),
             Step::SetName => encode::command(&mut request, &[b"CLIENT", b"SETNAME", CLIENT_NAME]),
+            Step::Id => encode::command(&mut request, &[b"CLIENT", b"ID"]),
             Step::Select => {
                 let db = self.key.db.to_string();
                 encode::command(&mut request, &[b"SELECT", db.as_bytes()]);
@@ -105,7 +107,11 @@ impl Handshake {
             (Step::Hello, Some(error)) => self.handle_hello_error(&error)?,
             (Step::Auth, None) => Step::SetName,
             // A name is a courtesy: servers that do not know it are as good.
-            (Step::SetName, _) => self.after_name(),
+            (Step::SetName, _) => Step::Id,
+            (Step::Id, _) => {
+                self.identity.connection = connection_id(reply);
+                self.after_name()
+            }
             (Step::Select, None) => Step::Ping,
             (Step::Ping, None) if reply.as_bytes() == Some(self.nonce_text().as_bytes()) => {
                 Step::Done
@@ -261,7 +267,10 @@ mod tests {
         assert_eq!(request(&h), "CLIENT SETNAME nearkey");
         h.handle_reply(&Value::Error(b"ERR unknown command".to_vec()))
             .expect("courtesy");
+        assert_eq!(request(&h), "CLIENT ID");
+        h.handle_reply(&Value::Int(12)).expect("id");
         assert!(request(&h).starts_with("PING"));
+        assert_eq!(h.identity().connection, Some(12));
     }
 
     #[test]

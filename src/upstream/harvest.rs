@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::conn::{Core, Link};
+use super::conn::{Conn, Core, Link, Role};
 use super::facts::{Facts, command_rows};
+use super::farewell;
 use super::pipe::{Piece, Run, Tick};
 use super::reply_to::{Owner, ReplyTo};
 use crate::resp::reply::{self, ReplyScan, ReplyScanner};
@@ -13,6 +14,7 @@ use crate::stats::WorkerStats;
 pub(super) struct Harvest<'a, W> {
     pub input: &'a [u8],
     pub now: Tick,
+    pub conn: &'a Conn<W>,
     pub stats: &'a WorkerStats,
     /// Whom pushes are for; nobody listens on a shared connection.
     pub holder: Option<W>,
@@ -20,14 +22,17 @@ pub(super) struct Harvest<'a, W> {
     pub facts: &'a mut Vec<u8>,
     /// The reply to COMMAND is whole.
     pub told: bool,
+    /// A push came on a leased connection that nobody holds.
+    pub left_on: bool,
     pub latency: Option<Duration>,
 }
 
 impl<W: ReplyTo> Harvest<'_, W> {
     pub fn take(&mut self, run: Option<&Run<Owner<W>>>, piece: Piece) {
         let Some(run) = run else {
-            if let Some(holder) = &self.holder {
-                holder.push(self.input, piece, self.batch);
+            match &self.holder {
+                Some(holder) => holder.push(self.input, piece, self.batch),
+                None => self.left_on |= self.conn.role() == Role::Leased,
             }
             return;
         };
@@ -40,6 +45,7 @@ impl<W: ReplyTo> Harvest<'_, W> {
                     self.stats.round_trip.record(waited, replies);
                     self.stats.counters.in_flight.sub(replies);
                 }
+                farewell::note_lost_pop(self.conn, run, owner, &self.input[piece.range.clone()]);
                 owner.deliver(self.input, piece, self.batch);
             }
             Some(Owner::Facts) => {

@@ -1,6 +1,8 @@
 //! Getting a connection up: permit, attempts and the pauses between them, and the patience of the
 //! commands that wait.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -9,7 +11,8 @@ use super::budget::Permit;
 use super::conn::{Conn, Role};
 use super::facts::Identity;
 use super::handshake::Refusal;
-use super::reply_to::{Failure, ReplyTo};
+use super::pipe::{Run, Tick};
+use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::ask_facts;
 use super::stream::Stream;
 use crate::stats::ConnectFailure;
@@ -18,11 +21,18 @@ use crate::stats::ConnectFailure;
 const QUEUE_CHECK: Duration = Duration::from_millis(20);
 
 /// For how long a refusal is repeated before the server is asked again.
-const SAME_ANSWER: Duration = Duration::from_millis(500);
+pub(super) const SAME_ANSWER: Duration = Duration::from_millis(500);
+
+/// For how long those who waited in vain for a permit can pick that answer up; who asks later waits
+/// on their own account.
+const BUSY_ANSWER: Duration = Duration::from_millis(40);
 
 impl<W: ReplyTo> Conn<W> {
     /// A connected stream, however many attempts it takes while somebody waits for it.
     pub(super) async fn open_stream(&self) -> Option<(Stream, Permit)> {
+        if self.role == Role::Leased {
+            return self.open_lease().await;
+        }
         let dialer = &self.link.dialer;
         loop {
             let pause = self.core.borrow().retry_at;
@@ -43,22 +53,88 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
+    /// One attempt, given up as soon as nobody wants the connection any more. How long that may be is
+    /// for those who wait to say.
+    async fn open_lease(&self) -> Option<(Stream, Permit)> {
+        let dialer = &self.link.dialer;
+        let permit = self.unless_closed(dialer.budget.acquire()).await??;
+        self.permitted.set(true);
+        match self.unless_closed(dialer.dial(self.key)).await? {
+            Ok((stream, identity)) => {
+                self.handle_open(identity);
+                Some((stream, permit))
+            }
+            Err(refusal) => {
+                self.handle_refusal(refusal);
+                None
+            }
+        }
+    }
+
+    /// Waits for `future`, or until the connection is not wanted any more.
+    async fn unless_closed<F: Future>(&self, future: F) -> Option<F::Output> {
+        let closed = poll_fn(|cx| {
+            self.register(cx.waker());
+            match self.is_closing() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            biased;
+            () = closed => None,
+            output = future => Some(output),
+        }
+    }
+
     /// The right to one more connection. Nobody is made to give one up for a connection that is only
     /// opened in advance.
     async fn acquire(&self) -> Option<Permit> {
-        let dialer = &self.link.dialer;
-        let in_advance = self.core.borrow().pipe.is_empty() && !self.status.is_watched();
-        if in_advance {
-            return dialer.budget.try_acquire();
+        let budget = &self.link.dialer.budget;
+        let permit = budget.try_acquire();
+        if permit.is_some() || !self.is_awaited() {
+            return permit;
         }
-        let limit = dialer.config.lease_timeout;
-        let permit = self.expiring(dialer.budget.acquire(limit)).await;
-        if permit.is_none() {
-            let busy = Failure::Busy(dialer.budget.max());
-            self.status.fail(busy.clone(), Instant::now() + SAME_ANSWER);
-            self.fail_all(&busy);
+        let limit = self.link.dialer.config.lease_timeout.as_micros() as u64;
+        let (began, mut told) = (self.link.now(), self.link.now());
+        let mut permit = std::pin::pin!(budget.acquire());
+        loop {
+            tokio::select! {
+                permit = &mut permit => {
+                    self.core.borrow_mut().permitted_at = self.link.now();
+                    return permit;
+                }
+                () = sleep(QUEUE_CHECK) => {}
+            }
+            let now = self.link.now();
+            let busy = Failure::Busy(budget.max());
+            let is_old = |since: Tick| now.saturating_sub(since.max(began)) >= limit;
+            while let Some(run) = self.pop_older(is_old) {
+                self.fail_run(run, &busy);
+            }
+            self.make_room();
+            if now - told >= limit {
+                told = now;
+                self.status.fail(busy, Instant::now() + BUSY_ANSWER);
+            }
+            if !self.is_awaited() {
+                return None;
+            }
         }
-        permit
+    }
+
+    /// Somebody waits for it to open.
+    fn is_awaited(&self) -> bool {
+        !self.core.borrow().pipe.is_empty() || self.status.is_watched()
+    }
+
+    /// The oldest run if it is too old and nothing of it was sent.
+    fn pop_older(&self, is_old: impl Fn(Tick) -> bool) -> Option<Run<Owner<W>>> {
+        let mut core = self.core.borrow_mut();
+        core.pipe.front().filter(|run| is_old(run.since))?;
+        let run = core.pipe.pop_unsent()?;
+        core.outbox.handle_answered(run.bytes);
+        Some(run)
     }
 
     fn handle_open(&self, identity: Identity) {
@@ -69,6 +145,7 @@ impl<W: ReplyTo> Conn<W> {
         let now = self.link.now();
         core.last_heard = now;
         core.last_used = now; // whoever waited for it has not used it yet
+        core.server_id = identity.connection;
         for run in core.pipe.iter_mut().filter(|run| run.since <= now) {
             let waited = Duration::from_micros(now - run.since);
             self.link
@@ -93,8 +170,11 @@ impl<W: ReplyTo> Conn<W> {
         let cause = describe(&refusal);
         let until = {
             let mut core = self.core.borrow_mut();
-            let pause = core.backoff.next_pause();
+            let mut pause = core.backoff.next_pause();
             core.retry_at = Some(Instant::now() + pause);
+            if self.role == Role::Leased {
+                pause = SAME_ANSWER; // it is not tried again
+            }
             let since = core.down.as_ref().map_or(now, |(since, _)| *since);
             core.down = Some((since, cause.clone()));
             Instant::now() + pause
@@ -124,32 +204,29 @@ impl<W: ReplyTo> Conn<W> {
     fn expire_runs(&self) {
         let limit = self.link.dialer.config.queue_timeout.as_micros() as u64;
         let now = self.link.now();
-        loop {
-            let (run, cause) = {
-                let mut core = self.core.borrow_mut();
-                let (down_since, cause) = match &core.down {
-                    Some((since, cause)) => (*since, cause.clone()),
-                    None => (now, "no connection yet".to_owned()),
-                };
-                let pausing = core.retry_at.is_some_and(|at| at > Instant::now());
-                let hopeless = pausing && now.saturating_sub(down_since) >= limit;
-                match core.pipe.front() {
-                    Some(front) if hopeless || now.saturating_sub(front.since) >= limit => {}
-                    _ => return,
-                }
-                let Some(run) = core.pipe.pop_unsent() else {
-                    return;
-                };
-                core.outbox.handle_answered(run.bytes);
-                (run, cause)
+        let (hopeless, cause, permitted_at) = {
+            let core = self.core.borrow();
+            let (down_since, cause) = match &core.down {
+                Some((since, cause)) => (*since, cause.clone()),
+                None => (now, "no connection yet".to_owned()),
             };
-            self.fail_run(run, &Failure::Unreachable(cause));
+            let pausing = core.retry_at.is_some_and(|at| at > Instant::now());
+            (
+                pausing && now.saturating_sub(down_since) >= limit,
+                Failure::Unreachable(cause),
+                core.permitted_at,
+            )
+        };
+        // The wait for a permit has a limit of its own.
+        let is_old = |since: Tick| hopeless || now.saturating_sub(since.max(permitted_at)) >= limit;
+        while let Some(run) = self.pop_older(is_old) {
+            self.fail_run(run, &cause);
         }
     }
 }
 
 /// A refusal in the words that clients see.
-fn describe(refusal: &Refusal) -> String {
+pub fn describe(refusal: &Refusal) -> String {
     match refusal.cause {
         ConnectFailure::Dns | ConnectFailure::Tcp | ConnectFailure::Timeout => {
             refusal.message.clone()

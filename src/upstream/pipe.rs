@@ -26,6 +26,10 @@ pub enum Handling {
     Pass,
     /// `INFO`: gathered, then extended by Nearkey's own section.
     Info,
+    /// `PUBSUB NUMSUB`: gathered, then counted over this proxy's clients.
+    NumSub,
+    /// `PUBSUB SHARDNUMSUB`: likewise.
+    ShardNumSub,
     /// Dropped: the client said `CLIENT REPLY OFF` or `SKIP`.
     Discard,
 }

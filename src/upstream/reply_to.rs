@@ -40,6 +40,11 @@ pub trait ReplyTo: Clone + 'static {
     /// `count` commands will get no reply.
     fn fail(&self, failure: &Failure, count: u32, handling: Handling);
 
+    /// Nothing reaches this owner any more.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Equal for equal owners.
     fn identity(&self) -> u64;
 

@@ -1,6 +1,6 @@
 //! A connection while it is up: writes what was entered, matches what comes back, watches the clock.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -35,9 +35,6 @@ const IDLE_ENOUGH: Duration = Duration::from_millis(100);
 /// How often a connection is looked at on which a command blocks.
 const PATIENT_CHECK: Duration = Duration::from_secs(5);
 
-/// How long a closed connection is waited for.
-const FAREWELL: Duration = Duration::from_millis(250);
-
 /// The reply to COMMAND may be this long.
 const MAX_FACTS: usize = 8 * 1024 * 1024;
 
@@ -58,11 +55,11 @@ struct Pause {
 
 /// Serves one connection until it ends.
 pub(super) struct Serving<W> {
-    conn: Rc<Conn<W>>,
-    stream: Stream,
-    input: Vec<u8>,
+    pub(super) conn: Rc<Conn<W>>,
+    pub(super) stream: Stream,
+    pub(super) input: Vec<u8>,
     /// `input[..filled]` was received; all of it was scanned.
-    filled: usize,
+    pub(super) filled: usize,
     unflushed: bool,
     batch: Vec<W>,
     pause: Option<Pause>,
@@ -72,6 +69,8 @@ pub(super) struct Serving<W> {
     wanted: Pin<Box<OwnedNotified>>,
     /// How many calls for an idle connection `wanted` has heard.
     heard_calls: Option<u64>,
+    /// Nobody held the connection when the clock was looked at.
+    was_idle: bool,
     now: Tick,
 }
 
@@ -90,20 +89,9 @@ impl<W: ReplyTo> Serving<W> {
             timer: Box::pin(sleep(Duration::ZERO)),
             wanted: Box::pin(wanted),
             heard_calls: None,
+            was_idle: false,
             conn,
         }
-    }
-
-    /// Closes the connection and waits until the server has closed it too, within limits: only then
-    /// does it no longer count there.
-    pub(super) async fn leave(mut self) {
-        let farewell = async {
-            poll_fn(|cx| self.stream.poll_shutdown(cx)).await?;
-            while poll_fn(|cx| self.stream.poll_read(cx, &mut self.input)).await? > 0 {}
-            Ok::<(), io::Error>(())
-        };
-        // A server that does not answer, or is gone, has nothing more to tell.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
     /// Writes until the socket is full or nothing is left.
@@ -175,10 +163,12 @@ impl<W: ReplyTo> Serving<W> {
             input,
             now: self.now,
             stats: &link.stats,
+            conn: &conn,
             holder: conn.holder(),
             batch: &mut self.batch,
             facts: &mut core.facts_reply,
             told: false,
+            left_on: false,
             latency: None,
         };
         let done = core
@@ -186,7 +176,7 @@ impl<W: ReplyTo> Serving<W> {
             .handle_input(input, scanned, &mut core.outbox, |run, piece| {
                 harvest.take(run, piece);
             });
-        let (told, latency) = (harvest.told, harvest.latency);
+        let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
         for owner in self.batch.drain(..) {
             owner.flush(input);
         }
@@ -194,6 +184,11 @@ impl<W: ReplyTo> Serving<W> {
             counters.desyncs.add(1);
             Ended::Lost(format!("the server sent {desync}"))
         })?;
+        if left_on {
+            counters.desyncs.add(1);
+            let what = "the server sent a push to a leased connection that nobody holds";
+            return Err(Ended::Lost(what.to_owned()));
+        }
         if fed.patience_ended {
             core.pipe
                 .iter_mut()
@@ -257,6 +252,10 @@ impl<W: ReplyTo> Serving<W> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let config = &self.conn.link.dialer.config;
         let slack = config.command_timeout / 8;
+        let idle = self.conn.is_idle();
+        if !std::mem::replace(&mut self.was_idle, idle) && idle {
+            self.timer.as_mut().reset(Instant::now());
+        }
         let busy = !self.conn.core.borrow().pipe.is_empty();
         if busy && self.timer.deadline() > Instant::now() + slack + slack {
             self.timer.as_mut().reset(Instant::now() + slack);
@@ -291,7 +290,7 @@ impl<W: ReplyTo> Serving<W> {
             }
             return Ok(slack);
         }
-        let may_leave = !config.idle_timeout.is_zero() && self.conn.holder().is_none();
+        let may_leave = !config.idle_timeout.is_zero() && self.conn.is_idle();
         if may_leave && unused >= config.idle_timeout {
             return Err(Ended::Closed);
         }
@@ -374,14 +373,18 @@ impl<W: ReplyTo> Serving<W> {
         }
         let core = self.conn.core.borrow();
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
-        let idle = core.pipe.is_empty() && self.conn.holder().is_none();
-        if idle && unused >= IDLE_ENOUGH && budget.take_wish() {
+        let idle = core.pipe.is_empty() && self.conn.is_idle();
+        let enough = unused >= IDLE_ENOUGH || self.conn.role() == Role::Leased;
+        if idle && enough && budget.take_wish() {
             return Err(Ended::Closed);
         }
         Ok(())
     }
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        if self.conn.is_closing() {
+            return Err(Ended::Closed); // what nobody waits for is neither sent nor passed on
+        }
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;

@@ -55,12 +55,12 @@ impl Status {
 
     /// Notes a change and wakes who waits for it.
     pub fn set(&self, state: State) {
-        self.state.store(state as u8, Ordering::Release);
+        let before = self.state.swap(state as u8, Ordering::AcqRel);
         self.epoch.fetch_add(1, Ordering::Release);
-        if state == State::Opening {
+        let mut more = self.more();
+        if state == State::Opening && before != State::Open as u8 {
             return; // nobody waits for that
         }
-        let mut more = self.more();
         if state == State::Open {
             more.failure = None;
         }
@@ -100,6 +100,16 @@ impl Status {
         if state == State::Idle {
             open();
         }
+        Poll::Pending
+    }
+
+    /// `Ready` once the connection is not up any more.
+    pub fn poll_ended(&self, waker: &Waker) -> Poll<()> {
+        let mut more = self.more();
+        if self.state() != State::Open {
+            return Poll::Ready(());
+        }
+        more.watchers.push(waker.clone());
         Poll::Pending
     }
 

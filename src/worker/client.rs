@@ -23,7 +23,7 @@ use crate::upstream::pipe::Tick;
 /// A client is not read while more bytes of local replies than this wait for upstream ones.
 const MAX_HELD: usize = 1024 * 1024;
 
-/// A client whose command blocks is read all the same, so that its end is noticed; up to this much.
+/// A client whose command waits is read all the same, so that its end is noticed; up to this much.
 const MAX_AHEAD: usize = 64 * 1024;
 
 /// A large request that waits for its connection keeps at most this much there.
@@ -66,6 +66,8 @@ pub(super) struct Inner {
     pub held: bool,
     /// Not read because too many local replies wait for upstream ones.
     pub crowded: bool,
+    /// Part of a reply was passed on, and the rest has not come.
+    pub torn: bool,
 }
 
 /// How a client is read.
@@ -107,6 +109,7 @@ impl Client {
                 stage: Stage::Reading,
                 held: false,
                 crowded: false,
+                torn: false,
             }),
             waker: Cell::new(None),
             direct: Cell::new((0, 0)),
@@ -151,6 +154,27 @@ impl Client {
         inner.session.pending().is_empty() && inner.output.is_empty() && !inner.held
     }
 
+    /// Its socket is of no more use.
+    pub fn is_gone(&self) -> bool {
+        self.inner.borrow().stage == Stage::Broken
+    }
+
+    /// What the server calls the connection on which the client blocks, for somebody who is about to
+    /// unblock it: the connection will not serve another client, which could be unblocked instead.
+    pub fn blocked_as(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        let lease = inner.attached.lease.as_ref();
+        let lease = lease.filter(|_| inner.session.is_blocked())?;
+        let server_id = lease.server_id()?;
+        lease.taint();
+        Some(server_id)
+    }
+
+    /// It has subscriptions: it may be silent for as long as it likes.
+    pub fn is_subscriber(&self) -> bool {
+        self.inner.borrow().session.is_subscriber()
+    }
+
     /// Bytes of replies that the socket has not taken.
     pub fn backlog(&self) -> usize {
         let inner = self.inner.borrow();
@@ -163,7 +187,7 @@ impl Client {
     }
 
     /// What was read, plus `fresh`, goes through the session.
-    fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
+    pub(super) fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
         let counters = &self.worker.stats.counters;
         counters.client_bytes_in.add(fresh.len() as u64);
         let table = self.worker.table();
@@ -282,7 +306,7 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
-            let waits = inner.session.is_blocked() && inner.input.len() < MAX_AHEAD;
+            let waits = inner.waits() && inner.input.len() < MAX_AHEAD;
             if !waits && (inner.held || !self.has_room(inner)) {
                 return Poll::Pending;
             }
@@ -290,9 +314,12 @@ impl Client {
             match self.stream.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
                 // A wait ends with its client: what it would yield is for others.
-                Poll::Ready(Ok(0)) if inner.session.is_blocked() => inner.stage = Stage::Broken,
+                Poll::Ready(Ok(0)) if inner.waits() => inner.stage = Stage::Broken,
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
-                Poll::Ready(Ok(n)) if inner.held => inner.input.extend_from_slice(&scratch[..n]),
+                Poll::Ready(Ok(n)) if inner.held => {
+                    self.worker.stats.counters.client_bytes_in.add(n as u64);
+                    inner.input.extend_from_slice(&scratch[..n]);
+                }
                 Poll::Ready(Ok(n)) => {
                     self.last_active.set(self.worker.link.now());
                     self.process(inner, &scratch[..n]);
@@ -323,8 +350,10 @@ impl Client {
         inner.output = Vec::new();
         inner.written = 0;
         inner.gathered = None;
-        inner.attached.leave();
+        inner.attached.leave(&self.worker);
+        let topics = inner.session.take_subscriptions();
         drop(inner);
+        self.worker.forget_subscriber(self.id, topics);
         self.worker.remove(self);
     }
 }
@@ -337,6 +366,11 @@ impl Inner {
             || self.crowded
             || self.stage != Stage::Reading
             || self.attached.lease.is_some()
+    }
+
+    /// Its command blocks, or waits for a connection of its own.
+    fn waits(&self) -> bool {
+        self.session.is_blocked() || self.attached.awaits_lease()
     }
 
     /// Frees what has left.

@@ -4,7 +4,8 @@ use std::io;
 use std::ops::Range;
 
 use super::client::{Client, Inner, Stage};
-use super::info;
+use super::{info, pubsub};
+use crate::hub::Kind;
 use crate::session::errors;
 use crate::upstream::OnLostReply;
 use crate::upstream::pipe::{Handling, Piece};
@@ -31,8 +32,13 @@ impl Client {
             Handling::Discard => inner
                 .session
                 .handle_replies(piece.completed, &mut inner.output),
-            Handling::Info => self.gather(inner, &input[piece.range], piece.completed),
-            Handling::Pass => self.pass(inner, input, piece.range, piece.completed),
+            Handling::Info | Handling::NumSub | Handling::ShardNumSub => {
+                self.gather(inner, &input[piece.range], piece.completed, piece.handling);
+            }
+            Handling::Pass => {
+                self.pass(inner, input, piece.range, piece.completed);
+                self.note_torn(inner, input, piece.torn);
+            }
         }
         !self.batched.replace(true)
     }
@@ -49,7 +55,18 @@ impl Client {
         }
         self.copy_direct(inner, input);
         inner.output.extend_from_slice(&input[piece.range]);
+        self.note_torn(inner, input, piece.torn);
         !self.batched.replace(true)
+    }
+
+    /// Messages that came in the middle of a reply follow its end.
+    fn note_torn(&self, inner: &mut Inner, input: &[u8], torn: bool) {
+        inner.torn = torn;
+        if !torn && inner.session.held_messages() > 0 {
+            self.copy_direct(inner, input);
+            let held = inner.session.take_held_messages();
+            inner.output.extend_from_slice(&held);
+        }
     }
 
     /// The leased connection is gone: so is a session that it stood for.
@@ -77,20 +94,24 @@ impl Client {
         inner.session.handle_replies(completed, &mut inner.output);
     }
 
-    fn gather(&self, inner: &mut Inner, part: &[u8], completed: u32) {
+    fn gather(&self, inner: &mut Inner, part: &[u8], completed: u32, handling: Handling) {
         let gathered = inner.gathered.get_or_insert_default();
         gathered.extend_from_slice(part);
         if completed > 0 {
             let reply = std::mem::take(gathered);
             inner.gathered = None;
-            inner
-                .output
-                .extend_from_slice(&info::extend(&reply, &self.worker));
+            let census = &self.worker.census;
+            let reply = match handling {
+                Handling::NumSub => pubsub::adjust(&reply, Kind::Channel, census),
+                Handling::ShardNumSub => pubsub::adjust(&reply, Kind::Shard, census),
+                _ => info::extend(&reply, &self.worker),
+            };
+            inner.output.extend_from_slice(&reply);
             inner.session.handle_replies(completed, &mut inner.output);
         }
     }
 
-    fn copy_direct(&self, inner: &mut Inner, input: &[u8]) {
+    pub(super) fn copy_direct(&self, inner: &mut Inner, input: &[u8]) {
         let (start, end) = self.direct.take();
         inner
             .output
@@ -139,7 +160,7 @@ impl Client {
 
     /// Cuts a client that lets too much wait.
     pub(super) fn check_output(&self, inner: &mut Inner) {
-        let waiting = inner.output.len() - inner.written;
+        let waiting = inner.output.len() - inner.written + inner.session.held_messages();
         if waiting > self.worker.limits.client_output && inner.stage != Stage::Broken {
             tracing::warn!(
                 client = self.id,

@@ -47,6 +47,12 @@ pub fn section(worker: &Worker) -> String {
     line("errors_timeout", &sum(|c| c.errors_timeout.get()));
     line("errors_busy", &sum(|c| c.errors_busy.get()));
     line("errors_lost", &sum(|c| c.errors_lost.get()));
+    line("pubsub_clients", &sum(|c| c.subscribers.get()));
+    line(
+        "pubsub_upstream_subscriptions",
+        &sum(|c| c.hub_subscriptions.get()),
+    );
+    line("pubsub_gaps", &sum(|c| c.hub_gaps.get()));
     line("desyncs", &sum(|c| c.desyncs.get()));
     text
 }

@@ -7,6 +7,8 @@ mod deliver;
 mod info;
 mod lanes;
 mod leases;
+mod line;
+mod pubsub;
 mod queries;
 mod remote;
 mod route;
@@ -27,9 +29,11 @@ use self::client::{Client, ClientTask};
 pub use self::lanes::Directory;
 use self::lanes::{Lane, LaneId};
 use self::leases::Leases;
+use self::pubsub::PubSub;
 use self::remote::{Event, GaugeHandle, Handed, Outlet};
 use crate::commands::CommandTable;
 use crate::downstream::stream::Stream;
+use crate::hub::{self, Census};
 use crate::proxy::Dealt;
 use crate::resp::Protocol;
 use crate::session::Settings;
@@ -84,6 +88,24 @@ pub enum Mail {
     },
     /// Open a lane that the receiver owns.
     Open(LaneId),
+    /// A request to a hub that the receiver owns.
+    HubRequest {
+        /// Whose hub.
+        identity: IdentityId,
+        /// Who asks.
+        from: usize,
+        /// What.
+        request: hub::Request,
+    },
+    /// News of a hub for the receiver's clients.
+    HubLetters {
+        /// Whose hub.
+        identity: IdentityId,
+        /// What the messages lie in.
+        bytes: Arc<[u8]>,
+        /// The news, in order.
+        letters: Vec<hub::Letter>,
+    },
     /// Call this on the receiver's thread.
     Visit(Visit),
 }
@@ -94,6 +116,8 @@ impl fmt::Debug for Mail {
             Self::Commands { .. } => "Commands",
             Self::Replies { .. } => "Replies",
             Self::Open(_) => "Open",
+            Self::HubRequest { .. } => "HubRequest",
+            Self::HubLetters { .. } => "HubLetters",
             Self::Visit(_) => "Visit",
         })
     }
@@ -112,6 +136,8 @@ pub struct Parts {
     pub link: Link,
     /// All lanes of the process.
     pub directory: Arc<Directory>,
+    /// Who is subscribed to what in the process.
+    pub census: Arc<Census>,
     /// Where to send mail, by worker.
     pub mailboxes: Vec<UnboundedSender<Mail>>,
     /// Counters of all workers.
@@ -129,6 +155,7 @@ pub struct Worker {
     link: Rc<Link>,
     stats: Arc<WorkerStats>,
     directory: Arc<Directory>,
+    census: Arc<Census>,
     mailboxes: Vec<UnboundedSender<Mail>>,
     all_stats: Vec<Arc<WorkerStats>>,
     loads: Arc<[AtomicUsize]>,
@@ -138,6 +165,7 @@ pub struct Worker {
     lanes: RefCell<HashMap<LaneId, Lane>>,
     outlets: RefCell<HashMap<(LaneId, usize), Rc<Outlet>>>,
     leases: Leases,
+    pubsub: PubSub,
     scratch: RefCell<Box<[u8]>>,
 }
 
@@ -152,6 +180,7 @@ impl Worker {
             table: RefCell::new(parts.link.dialer.table.clone()),
             link: Rc::new(parts.link),
             directory: parts.directory,
+            census: parts.census,
             mailboxes: parts.mailboxes,
             all_stats: parts.all_stats,
             loads: parts.loads,
@@ -160,6 +189,7 @@ impl Worker {
             lanes: RefCell::default(),
             outlets: RefCell::default(),
             leases: Leases::default(),
+            pubsub: PubSub::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
         })
     }
@@ -254,7 +284,7 @@ impl Worker {
             let now = self.link.now();
             for client in self.all_clients() {
                 let silent = Duration::from_micros(now.saturating_sub(client.last_active.get()));
-                if silent >= limit && client.is_quiet() {
+                if silent >= limit && client.is_quiet() && !client.is_subscriber() {
                     client.kill(true);
                 }
             }
@@ -293,6 +323,16 @@ impl Worker {
     fn handle_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Visit(visit) => visit(self),
+            Mail::HubRequest {
+                identity,
+                from,
+                request,
+            } => self.handle_hub_request(identity, from, request),
+            Mail::HubLetters {
+                identity,
+                bytes,
+                letters,
+            } => self.handle_letters(identity, &bytes, &letters),
             Mail::Open(id) => lanes::find(self, id).open(self),
             Mail::Replies {
                 lane,

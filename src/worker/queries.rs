@@ -1,4 +1,4 @@
-//! Questions about the clients of the whole process: CLIENT LIST, INFO and KILL.
+//! Questions about the clients of the whole process: CLIENT LIST, INFO, KILL and UNBLOCK.
 //!
 //! Every worker answers for its own clients; the asking client waits until all have.
 
@@ -30,6 +30,7 @@ impl Gathering {
 struct Share {
     lines: Vec<(u64, String)>,
     killed: i64,
+    blocked: Option<u64>,
 }
 
 /// Asks all workers; the client is woken when the answer is there.
@@ -43,7 +44,7 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
         let reply = match &query {
             Query::ProxyInfo => info::reply_of(&worker, protocol),
             Query::Own => text_reply(&line(&client), protocol),
-            Query::List(_) | Query::Kill(_) => {
+            Query::List(_) | Query::Kill(_) | Query::Blocked(_) => {
                 let share = gather(&worker, client.id(), &query).await;
                 render(&query, share, protocol)
             }
@@ -73,6 +74,7 @@ async fn gather(worker: &Rc<Worker>, asking: u64, query: &Query) -> Share {
         if let Ok(share) = answer.await {
             total.lines.extend(share.lines);
             total.killed += share.killed;
+            total.blocked = total.blocked.or(share.blocked);
         }
     }
     total
@@ -82,7 +84,7 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
     let mut share = Share::default();
     for client in worker.all_clients() {
         match query {
-            Query::List(filter) if listed(filter, client.id()) => {
+            Query::List(filter) if listed(filter, &client) => {
                 share.lines.push((client.id(), line(&client)));
             }
             Query::Kill(filter) if doomed(filter, &client, asking) => {
@@ -90,20 +92,22 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
                 // The caller still gets its reply.
                 client.kill(client.id() == asking);
             }
+            Query::Blocked(id) if client.id() == *id => share.blocked = client.blocked_as(),
             _ => {}
         }
     }
     share
 }
 
-fn listed(filter: &ListFilter, id: u64) -> bool {
-    !filter.none && (filter.ids.is_empty() || filter.ids.contains(&id))
+fn listed(filter: &ListFilter, client: &Client) -> bool {
+    (filter.ids.is_empty() || filter.ids.contains(&client.id()))
+        && filter.client_type.matches(&client.inner.borrow().session)
 }
 
 fn doomed(filter: &KillFilter, client: &Client, asking: u64) -> bool {
     let (peer, own) = addresses(client);
     let age = client.worker.link.now().saturating_sub(client.since) / 1_000_000;
-    !(filter.none
+    !(!filter.client_type.matches(&client.inner.borrow().session)
         || filter.skip_me && client.id() == asking
         || filter.id.is_some_and(|id| id != client.id())
         || filter
@@ -126,6 +130,11 @@ fn render(query: &Query, mut share: Share, protocol: Protocol) -> Vec<u8> {
         }
         Query::Kill(filter) if filter.by_address_only => encode::simple(&mut reply, "OK"),
         Query::Kill(_) => encode::integer(&mut reply, share.killed),
+        Query::Blocked(_) => {
+            return share
+                .blocked
+                .map_or(reply, |id| id.to_string().into_bytes());
+        }
         _ => {
             share.lines.sort();
             let text: String = share.lines.into_iter().map(|(_, line)| line).collect();
@@ -181,7 +190,9 @@ fn line(client: &Client) -> String {
     let _ = write!(text, " age={}", seconds(client.since));
     let _ = write!(text, " idle={}", seconds(client.last_active.get()));
     let _ = write!(text, " flags={} db={}", session.flags(), key.db);
-    let _ = write!(text, " sub=0 psub=0 ssub=0 multi=-1 watch=0");
+    let [channels, patterns, shards] = session.subscriptions();
+    let _ = write!(text, " sub={channels} psub={patterns} ssub={shards}");
+    let _ = write!(text, " multi=-1 watch=0");
     let _ = write!(
         text,
         " qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0",

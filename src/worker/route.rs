@@ -2,19 +2,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use super::Worker;
 use super::client::{Client, Inner};
 use super::lanes::{self, Lane, LaneId};
+use super::leases::{Lease, Wait};
 use super::queries;
 use super::target::Target;
-use crate::session::{Query, Router, errors};
+use crate::hub::Topic;
+use crate::session::{Query, Router};
 use crate::upstream::LaneKey;
-use crate::upstream::conn::Conn;
 use crate::upstream::facts::Facts;
 use crate::upstream::pipe::{Handling, Terms};
 use crate::upstream::reply_to::Failure;
+use crate::upstream::status::State;
 
 /// The connections a client is attached to.
 #[derive(Debug, Default)]
@@ -23,28 +25,43 @@ pub struct Attached {
     pub lane: Option<Lane>,
     /// The directory's epoch when the lane was chosen.
     lane_epoch: u64,
-    /// The connection of a large request.
-    pub lease: Option<Rc<Conn<Target>>>,
-    asked: Option<Box<Asked>>,
+    /// The connection that is the client's alone.
+    pub lease: Option<Lease>,
+    errand: Option<Box<Errand>>,
 }
 
 impl Attached {
     /// The client goes.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self, worker: &Worker) {
         if let Some(lane) = self.lane.take() {
             lane.detach();
         }
         if let Some(lease) = self.lease.take() {
-            lease.close();
+            lease.abandon();
+        }
+        self.end_errand(worker);
+    }
+
+    /// The held command waits for a leased connection.
+    pub fn awaits_lease(&self) -> bool {
+        matches!(self.errand.as_deref(), Some(Errand::Lease(_)))
+    }
+
+    /// What the held command waited for is not wanted any more.
+    fn end_errand(&mut self, worker: &Worker) {
+        if let Some(Errand::Lease(wait)) = self.errand.take().as_deref() {
+            worker.leases.withdraw(worker, wait);
         }
     }
 }
 
-/// A question that is being answered by all workers.
+/// What the held command of a client waits for.
 #[derive(Debug)]
-pub struct Asked {
-    query: Query,
-    answer: Rc<queries::Gathering>,
+enum Errand {
+    /// A question that is being answered by all workers.
+    Question(Query, Rc<queries::Gathering>),
+    /// A leased connection.
+    Lease(Wait),
 }
 
 /// The way out for one client while its session is fed.
@@ -127,46 +144,66 @@ impl Router for Route<'_> {
     }
 
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>> {
-        let asked = match self.attached.asked.take() {
-            Some(asked) if asked.query == *query => asked,
+        let answer = match self.attached.errand.as_deref() {
+            Some(Errand::Question(asked, answer)) if asked == query => answer.clone(),
             _ => {
+                self.attached.end_errand(&self.client.worker);
                 let answer = queries::ask(self.client, query);
-                Box::new(Asked {
-                    query: query.clone(),
-                    answer,
-                })
+                let errand = Errand::Question(query.clone(), answer.clone());
+                self.attached.errand = Some(Box::new(errand));
+                answer
             }
         };
-        match asked.answer.take() {
-            Some(reply) => Poll::Ready(reply),
-            None => {
-                self.attached.asked = Some(asked);
-                Poll::Pending
+        match answer.take() {
+            Some(reply) => {
+                self.attached.errand = None;
+                Poll::Ready(reply)
             }
+            None => Poll::Pending,
         }
+    }
+
+    fn poll_subscribe(&mut self, topics: &[Topic]) -> Poll<Result<(), String>> {
+        let answer = self.client.worker.poll_subscribe(self.client, topics);
+        answer.map_err(|failure| lease_error(&self.client.worker, &failure))
+    }
+
+    fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()> {
+        self.client.worker.poll_unsubscribe(self.client, topics)
     }
 
     fn poll_lease(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
-        let other = self.attached.lease.take_if(|lease| lease.key() != key);
-        if let Some(other) = other {
-            worker.leases.give_back(other);
-        }
-        let lease = self
-            .attached
-            .lease
-            .get_or_insert_with(|| worker.leases.take(worker, key));
-        match lease.poll_open(&self.client.waker()) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => {
-                lease.set_holder(Some(Target::Client(self.client.clone())));
-                Poll::Ready(Ok(()))
+        if let Some(lease) = self.attached.lease.take() {
+            if lease.key() == key && lease.state() == State::Open {
+                self.attached.lease = Some(lease);
+                return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Err(failure)) => {
-                self.attached.lease = None;
-                Poll::Ready(Err(lease_error(&failure)))
+            worker.leases.give_back(worker, lease);
+        }
+        let known = |errand: &Errand| matches!(errand, Errand::Lease(wait) if wait.key() == key);
+        if !self.attached.errand.as_deref().is_some_and(known) {
+            self.attached.end_errand(worker);
+            match worker.leases.ask(self.client, key) {
+                Ok(lease) => {
+                    self.attached.lease = Some(lease);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(wait) => self.attached.errand = Some(Box::new(Errand::Lease(wait))),
             }
         }
+        let Some(Errand::Lease(wait)) = self.attached.errand.as_deref_mut() else {
+            return Poll::Pending;
+        };
+        let result = ready!(worker.leases.poll(self.client, wait));
+        self.attached.errand = None;
+        Poll::Ready(match result {
+            Ok(lease) => {
+                self.attached.lease = Some(lease);
+                Ok(())
+            }
+            Err(failure) => Err(lease_error(worker, &failure)),
+        })
     }
 
     fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
@@ -212,18 +249,23 @@ impl Router for Route<'_> {
     }
 }
 
-fn lease_error(failure: &Failure) -> String {
+fn lease_error(worker: &Worker, failure: &Failure) -> String {
+    let counters = &worker.stats.counters;
     match failure {
-        Failure::Busy(max) => errors::busy(*max),
-        failure => super::deliver::error_text(failure),
+        Failure::Busy(_) => counters.errors_busy.add(1),
+        _ => counters.errors_unreachable.add(1),
     }
+    super::deliver::error_text(failure)
 }
 
-/// Gives a leased connection back once its one request is answered.
-pub(super) fn return_lease(worker: &Rc<Worker>, inner: &mut Inner) {
-    let idle = !inner.session.needs_lease() && inner.session.pending().owed() == 0 && !inner.held;
+/// Gives a leased connection back once what it was for is done, and ends the wait for one that is not
+/// wanted any more.
+pub(super) fn return_lease(worker: &Worker, inner: &mut Inner) {
+    if !inner.held {
+        inner.attached.end_errand(worker);
+    }
+    let idle = !inner.session.needs_lease() && inner.session.pending().owed() == 0;
     if idle && let Some(lease) = inner.attached.lease.take() {
-        lease.set_holder(None);
-        worker.leases.give_back(lease);
+        worker.leases.give_back(worker, lease);
     }
 }

@@ -56,6 +56,11 @@ impl ReplyTo for Target {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        // Of its clients another worker knows, and drops what comes.
+        matches!(self, Self::Client(client) if client.is_gone())
+    }
+
     fn identity(&self) -> u64 {
         match self {
             Self::Client(client) => client.id(),
