@@ -162,9 +162,9 @@ async def test_a_subscriber_can_subscribe_again_after_it_left(connect):
 @within(60)
 async def test_waits_of_one_loop_are_served_apart(connect, endpoint):
     async with connect() as r:
-        waits = [asyncio.create_task(r.blpop(f"q{n}", timeout=60)) for n in range(30)]
-        await blocked(endpoint, 30)
-        for n in reversed(range(30)):
+        waits = [asyncio.create_task(r.blpop(f"q{n}", timeout=60)) for n in range(6)]
+        await blocked(endpoint, 6)
+        for n in reversed(range(6)):
             await r.rpush(f"q{n}", n)
         for n, wait in enumerate(waits):
             assert list(await wait) == [f"q{n}", str(n)]
@@ -193,15 +193,15 @@ async def test_a_cancelled_wait_takes_nothing_and_leaves_nothing(connect, endpoi
 async def test_some_cancelled_waits_cost_the_others_nothing(connect, endpoint):
     async with connect() as r:
         for _ in range(5):
-            waits = [asyncio.create_task(r.blpop("q", timeout=0)) for _ in range(10)]
-            await blocked(endpoint, 10)
+            waits = [asyncio.create_task(r.blpop("q", timeout=0)) for _ in range(6)]
+            await blocked(endpoint, 6)
             for wait in waits[::2]:
                 wait.cancel()
             ends = await asyncio.gather(*waits[::2], return_exceptions=True)
-            assert [type(end) for end in ends] == [asyncio.CancelledError] * 5
-            await blocked(endpoint, 5)
-            await r.rpush("q", *range(5))
-            assert sorted([(await wait)[1] for wait in waits[1::2]]) == [str(n) for n in range(5)]
+            assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+            await blocked(endpoint, 3)
+            await r.rpush("q", *range(3))
+            assert sorted([(await wait)[1] for wait in waits[1::2]]) == [str(n) for n in range(3)]
             assert await r.llen("q") == 0
 
 
@@ -216,10 +216,10 @@ async def test_workers_drain_a_queue(connect):
                     await pipe.incr("done").rpush("results", element).execute()
             return mine
 
-        workers = [asyncio.create_task(work()) for _ in range(20)]
+        workers = [asyncio.create_task(work()) for _ in range(6)]
         for n in range(0, 400, 4):
             await r.rpush("jobs", *range(n, n + 4))
-        await r.rpush("jobs", *["end"] * 20)
+        await r.rpush("jobs", *["end"] * 6)
         done = [n for mine in await asyncio.gather(*workers) for n in mine]
         assert sorted(done) == list(range(400)) and await r.get("done") == "400"
 

@@ -47,7 +47,7 @@ def waiting(endpoint, protocol):
 
     def start(call):
         client = redis.Redis(endpoint.host, endpoint.port, protocol=protocol, socket_timeout=60, decode_responses=True,
-                             single_connection_client=True)
+                             single_connection_client=True, retry=None)
         clients.append(client)
         blocked = int(endpoint.server.info("clients")["blocked_clients"])
         future = threads.submit(call, client)
@@ -55,9 +55,10 @@ def waiting(endpoint, protocol):
         return future
 
     yield start
-    threads.shutdown()
+    # A wait that a failed test left behind ends with its connection.
     for client in clients:
-        client.close()
+        client.connection.disconnect()
+    threads.shutdown()
 
 
 @pytest.mark.parametrize("name", [*LIST_CALLS, *ZSET_CALLS])

@@ -163,6 +163,24 @@ def test_publish_and_pubsub_count_what_redis_counts(text_client, endpoint):
             assert sorted(text_client.pubsub_channels()) == ["elsewhere", "only.one"]
 
 
+def test_replies_to_publishes_and_questions_come_in_the_order_asked(endpoint):
+    """socket.io's adapter counts its servers by a PUBSUB NUMSUB in one write with the PUBLISH before it."""
+    numsub = array(bulk("news"), b":1\r\n")
+    for kind in ("", "S"):
+        with endpoint.connect() as subscriber:
+            subscriber.send(encode(f"{kind}SUBSCRIBE", "news"))
+            subscriber.exactly(array(bulk(f"{kind}SUBSCRIBE".lower()), bulk("news"), b":1\r\n"))
+            publish = encode(f"{kind}PUBLISH", "news", "x")
+            ask = encode("PUBSUB", "SHARDNUMSUB" if kind else "NUMSUB", "news")
+            for _ in range(20):
+                with endpoint.connect() as raw:
+                    raw.send(publish + ask)
+                    raw.exactly(b":1\r\n" + numsub)
+                    raw.send(encode("GET", "k") + ask + encode("INCR", "n") + ask + encode("DEL", "n") + ask + publish)
+                    raw.exactly(b"$-1\r\n" + numsub + b":1\r\n" + numsub + b":1\r\n" + numsub + b":1\r\n")
+                    raw.nothing_left()
+
+
 def test_a_hundred_subscribers_hear_everything_once(text_client):
     text_client.connection_pool.max_connections = 200
     subscribers = [text_client.pubsub(ignore_subscribe_messages=True) for _ in range(100)]
