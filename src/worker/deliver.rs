@@ -19,6 +19,9 @@ impl Client {
         if inner.stage == Stage::Broken {
             return false;
         }
+        if piece.handling != Handling::Pass || inner.session.is_streaming() {
+            self.copy_direct(inner, input); // it comes first, whatever is put out now
+        }
         if inner.session.is_streaming() {
             // The server has answered a request that was still being sent: they are out of step.
             inner.stage = Stage::Closing;

@@ -176,3 +176,19 @@ def test_every_command_of_the_server_has_a_class(endpoint):
             # Too few arguments for most: answered by somebody, and the connection stays in step.
             raw.raw(name)
             assert raw.raw("ECHO", name).endswith(name.encode() + b"\r\n"), name
+
+
+@pytest.mark.parametrize("between", ["INFO", "CLIENT REPLY SKIP"])
+def test_replies_keep_their_order_around_one_that_is_not_passed_on_as_it_came(endpoint, between):
+    """What is answered in one read of the server's connection: a plain reply, one that is changed or dropped, a local one."""
+    with endpoint.connect() as raw:
+        raw.command("SET", "k", "first")
+        inner = encode("INFO", "server") if between == "INFO" else encode("CLIENT", "REPLY", "SKIP") + encode("SET", "s", "x")
+        raw.send((encode("GET", "k") + inner + encode("ECHO", "local") + encode("GET", "none")) * 20)
+        for _ in range(20):
+            assert raw.reply_bytes() == b"$5\r\nfirst\r\n"
+            if between == "INFO":
+                assert b"redis_version" in raw.reply_bytes()
+            assert raw.reply_bytes() == b"$5\r\nlocal\r\n"
+            assert raw.reply_bytes() == b"$-1\r\n"
+        raw.nothing_left()
