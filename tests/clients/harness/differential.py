@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .frames import CONFIRMATIONS, MESSAGES, elements, kind_of, word
 from .programs import short
-from .stage import Stage
+from .stage import Stage, Unsettled
 
 
 # Stands for subscriptions that are not followed: their confirmations hide in the reply to EXEC.
@@ -56,8 +56,11 @@ class Differential:
                 ids.append(direct.ids())
         if tally is not None:
             count(tally, steps, outcomes)
-        with Stage(*self.address, self.behind) as here:
-            return self.follow(here, steps, outcomes, ids, patience or self.patience, tally)
+        try:
+            with Stage(*self.address, self.behind) as here:
+                return self.follow(here, steps, outcomes, ids, patience or self.patience, tally)
+        except Unsettled as e:
+            return Failure(steps, len(steps) - 1, str(e))
 
     def follow(self, here, steps, outcomes, direct_ids, patience, tally):
         subscriptions, history, broadcast = {}, {}, set()
@@ -81,7 +84,7 @@ class Differential:
             for n, frames in outcome.frames.items():
                 if early := self.too_early(frames, subscriptions.setdefault(n, set())):
                     return Failure(steps, at, "a message without a confirmed subscription", n, (), [early])
-            if step.client not in expected.waiting and not queues(step, expected):
+            if not expected.skipped and step.client not in expected.waiting | expected.in_multi:
                 history[step.client] = set()
         return self.surplus(here, steps)
 
@@ -99,7 +102,7 @@ class Differential:
 
     @staticmethod
     def too_early(frames, subscribed):
-        """The first message on what is not in `subscribed`, which the confirmations among the frames keep up to date."""
+        """The first message on what is not in `subscribed`, which the frames' confirmations keep up to date."""
         for frame in frames:
             kind = kind_of(frame)
             if kind in CONFIRMATIONS:
@@ -116,7 +119,7 @@ class Differential:
 
     # Shrinking.
 
-    def shrunk(self, steps, failure, seconds=60):
+    def shrunk(self, steps, failure, seconds=20):
         """The report of the smallest program that was found to fail, dropping steps and commands one by one."""
         end = time.monotonic() + seconds
         best = failure
@@ -142,15 +145,13 @@ class Differential:
         for candidate in candidates:
             if time.monotonic() > end:
                 return None
-            if candidate and (failure := self.compare(candidate, patience=min(self.patience, 1.5))):
+            try:
+                failure = candidate and self.compare(candidate, patience=min(self.patience, 1.5))
+            except Unsettled:
+                continue  # what is left of the program makes no sense, even directly
+            if failure:
                 return failure
         return None
-
-
-def queues(step, outcome):
-    """Whether replies to this step's commands may still come with an EXEC."""
-    frames = outcome.frames.get(step.client, ())
-    return outcome.skipped or b"+QUEUED\r\n" in frames[-1:] or [*step.names()][-1:] == [("MULTI", "")]
 
 
 class Verdict:

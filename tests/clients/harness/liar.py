@@ -44,17 +44,19 @@ class Liar:
         self._loop.run_forever()
 
     async def _serve(self, client_reader, client_writer):
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        tasks = [asyncio.create_task(self._requests(client_reader, server_writer)),
-                 asyncio.create_task(self._replies(server_reader, client_writer))]
+        writers, tasks = [client_writer], []
         try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            writers.append(server_writer)
+            tasks += [asyncio.create_task(self._requests(client_reader, server_writer)),
+                      asyncio.create_task(self._replies(server_reader, client_writer))]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             pass  # the test is over
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in (client_writer, server_writer):
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        for writer in writers:
             writer.close()
 
     async def _requests(self, reader, writer):

@@ -112,7 +112,8 @@ class Writer:
         return out
 
     def scene(self):
-        scenes = [(self.plenty, 2), (self.plain, 5), (self.pipeline, 4), (self.transaction, 6), (self.watch, 5), (self.short_block, 2),
+        scenes = [(self.plenty, 2), (self.plain, 5), (self.pipeline, 4), (self.transaction, 6), (self.watch, 5),
+                  (self.short_block, 3),
                   (self.block_and_push, 5), (self.unblock, 3), (self.subscribe, 6), (self.resp2_subscriber, 2),
                   (self.tracking, 6), (self.reply_modes, 3), (self.scripts, 3), (self.databases, 3), (self.hello, 3),
                   (self.inline, 2), (self.reset, 3), (self.leave, 1), (self.identity, 1), (self.sharded, 1)]
@@ -149,7 +150,8 @@ class Writer:
                 case 2:
                     commands.append(self.words.script())
                 case 3:
-                    commands += [("WATCH", self.words.key()), self.words.data(), ("MULTI",), self.words.data(), ("EXEC",)]
+                    commands += [("WATCH", self.words.key()), self.words.data(), ("MULTI",), self.words.data(),
+                                 ("EXEC",)]
                 case 4:
                     commands += [("CLIENT", "REPLY", "SKIP"), self.words.silent()]
                 case 5:
@@ -198,9 +200,11 @@ class Writer:
     def hello(self):
         """Another protocol in the middle of a session, alone or among commands whose replies depend on it."""
         c, r = self.who(), self.r
-        hellos = [("HELLO", "2"), ("HELLO", "3"), ("HELLO", "3"), ("HELLO",), ("HELLO", "4"), ("HELLO", "3", "SETNAME", "n1"),
+        hellos = [("HELLO", "2"), ("HELLO", "3"), ("HELLO", "3"), ("HELLO",), ("HELLO", "4"),
+                  ("HELLO", "3", "SETNAME", "n1"),
                   ("HELLO", "2", "NOSUCH")]
-        shows = [("HGETALL", "h0"), ("GET", "nothing"), ("ZRANGE", "z0", "0", "-1", "WITHSCORES"), ("CLIENT", "GETNAME")]
+        shows = [("HGETALL", "h0"), ("GET", "nothing"), ("ZRANGE", "z0", "0", "-1", "WITHSCORES"),
+                 ("CLIENT", "GETNAME")]
         if r.random() < 0.5:
             return [Step(c, tuple(r.choice((r.choice(hellos), r.choice(shows))) for _ in range(r.randint(2, 5))))]
         return [Step(c, (r.choice(hellos),)), Step(c, (r.choice(shows),))]
@@ -221,7 +225,8 @@ class Writer:
         c, r = self.who(), self.r
         if r.random() < 0.4:
             return [Step(c, (("CLIENT", "REPLY", "SKIP"), self.words.silent(), self.words.data()))]
-        silent = [r.choice((self.words.silent(), ("PING",), ("NOSUCH",), ("CLIENT", "REPLY", "SKIP"), ("SELECT", self.words.db()),
+        silent = [r.choice((self.words.silent(), ("PING",), ("NOSUCH",), ("CLIENT", "REPLY", "SKIP"),
+                            ("SELECT", self.words.db()),
                             self.publish())) for _ in range(r.randint(1, 3))]
         end = r.choices([("CLIENT", "REPLY", "ON"), ("RESET",)], [4, 1])[0]
         return [Step(c, (command,)) for command in [("CLIENT", "REPLY", "OFF"), *silent, end]]
@@ -323,7 +328,8 @@ class Writer:
         ends = [("UNSUBSCRIBE",), ("PUNSUBSCRIBE",), ("UNSUBSCRIBE", "c0", "c0", "c9"), ("PUNSUBSCRIBE", "c*")]
         ends = r.sample(ends, r.randint(0, 2))
         if r.random() < 0.85:
-            ends += r.choice(([("RESET",), ("HELLO", "3")], [("UNSUBSCRIBE",), ("PUNSUBSCRIBE",)], [("PUNSUBSCRIBE",), ("UNSUBSCRIBE",)]))
+            ends += r.choice(([("RESET",), ("HELLO", "3")], [("UNSUBSCRIBE",), ("PUNSUBSCRIBE",)],
+                              [("PUNSUBSCRIBE",), ("UNSUBSCRIBE",)]))
         if ends:
             steps += [Step(c, tuple(ends))] if r.random() < 0.4 else [Step(c, (end,)) for end in ends]
         return steps
@@ -331,10 +337,13 @@ class Writer:
     def resp2_subscriber(self):
         """What a RESP2 client may not say while it is subscribed, and what it may."""
         c, r = self.who(), self.r
-        says = [("GET", "s0"), ("SET", "s0", "refused"), ("MULTI",), ("PING",), ("PING", "x"), ("NOSUCH",), ("SELECT", "1"),
-                ("HELLO", "2"), ("CLIENT", "ID"), ("SUBSCRIBE", "c2"), ("GET",), ("PUBLISH", "c0", "refused"), ("SUBSCRIBE",)]
+        says = [("GET", "s0"), ("SET", "s0", "refused"), ("MULTI",), ("PING",), ("PING", "x"), ("NOSUCH",),
+                ("SELECT", "1"),
+                ("HELLO", "2"), ("CLIENT", "ID"), ("SUBSCRIBE", "c2"), ("GET",), ("PUBLISH", "c0", "refused"),
+                ("SUBSCRIBE",)]
         end = r.choice((("UNSUBSCRIBE",), ("RESET",)))
-        steps = [Step(c, (("HELLO", "2"), ("SUBSCRIBE", "c0"))), *(Step(c, (s,)) for s in r.sample(says, r.randint(2, 5))),
+        steps = [Step(c, (("HELLO", "2"), ("SUBSCRIBE", "c0"))),
+                 *(Step(c, (s,)) for s in r.sample(says, r.randint(2, 5))),
                  Step(c, (end,)), Step(c, (("GET", "s0"),))]
         if r.random() < 0.1:
             steps[-2:] = [Step(c, (("QUIT",),)), self.reopened(c)]
@@ -345,14 +354,16 @@ class Writer:
         self.words.published += 1
         return [Step(c, (("SSUBSCRIBE", *r.choices(SHARD_CHANNELS, k=2)),)),
                 Step(self.who(c), (("SPUBLISH", r.choice(SHARD_CHANNELS), f"message {self.words.published}"),)),
-                Step(self.who(c), (r.choice((("PUBSUB", "SHARDCHANNELS"), ("PUBSUB", "SHARDNUMSUB", "sh0"), ("PING",))),)),
+                Step(self.who(c), (r.choice((("PUBSUB", "SHARDCHANNELS"), ("PUBSUB", "SHARDNUMSUB", "sh0"),
+                                             ("PING",))),)),
                 Step(c, (r.choice((("SUNSUBSCRIBE",), ("SUNSUBSCRIBE", "sh0"), ("SUNSUBSCRIBE", "sh1", "sh9"))),))]
 
     def tracking(self):
         """A client that caches for itself hears of others' writes, and of its own."""
         c, r, key = self.who(), self.r, self.words.key()
         forms = [((), ()), ((), ()), (("NOLOOP",), ()), (("OPTIN",), ("CLIENT", "CACHING", "YES")),
-                 (("OPTOUT",), ("CLIENT", "CACHING", "NO")), (("BCAST", "PREFIX", "s", "PREFIX", "l"), ()), (("BCAST",), ()),
+                 (("OPTOUT",), ("CLIENT", "CACHING", "NO")), (("BCAST", "PREFIX", "s", "PREFIX", "l"), ()),
+                 (("BCAST",), ()),
                  (("PREFIX", "s"), ())]
         form, caching = r.choice(forms)
         steps = [Step(c, (("HELLO", "3"), ("CLIENT", "TRACKING", "ON", *form))) if r.random() < 0.8 else
@@ -362,7 +373,8 @@ class Writer:
             commands = [caching, read] if caching and r.random() < 0.7 else [read]
             steps.append(Step(c, tuple(commands)))
             steps.append(Step(r.choice((c, self.who(c), self.who(c))), (r.choice((
-                ("SET", key, self.words.text()), ("DEL", key), self.words.write(), ("MSET", "s0", "1", "s1", "2"), r.choice((("FLUSHDB",), ("TOUCH", key))),
+                ("SET", key, self.words.text()), ("DEL", key), self.words.write(), ("MSET", "s0", "1", "s1", "2"),
+                r.choice((("FLUSHDB",), ("TOUCH", key))),
                 ("EVAL", "return redis.call('DEL', KEYS[1])", "1", key))),)))
         if r.random() < 0.7:
             steps.append(Step(c, (r.choice((("CLIENT", "TRACKING", "OFF"), ("RESET",), ("CLIENT", "TRACKINGINFO"))),)))

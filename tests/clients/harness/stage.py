@@ -19,10 +19,16 @@ from .resp import Raw
 BEHIND_A_WAIT = re.compile(rb"ECHO|INCR private", re.I)
 
 # What a client whose replies are off may say: only data tell that it was heard, before somebody else speaks.
-WITHOUT_REPLIES = {"SET", "INCR", "RPUSH", "DEL", "LPUSH", "GET", "PING", "ECHO", "NOSUCH", "SELECT", "PUBLISH", "RESET"}
+WITHOUT_REPLIES = {"SET", "INCR", "RPUSH", "DEL", "LPUSH", "GET", "PING", "ECHO", "NOSUCH", "SELECT", "PUBLISH",
+                   "RESET"}
 # What may not be queued: replies in random order, and those whose lack makes an EXEC's array shorter than it says.
-UNFIT_FOR_MULTI = {("CLIENT", "REPLY"), ("UNSUBSCRIBE", ""), ("PUNSUBSCRIBE", ""), ("SUNSUBSCRIBE", ""), ("PUBSUB", "CHANNELS"),
+UNFIT_FOR_MULTI = {("CLIENT", "REPLY"), ("UNSUBSCRIBE", ""), ("PUNSUBSCRIBE", ""), ("SUNSUBSCRIBE", ""),
+                   ("PUBSUB", "CHANNELS"),
                    ("PUBSUB", "SHARDCHANNELS")}
+
+
+class Unsettled(AssertionError):
+    """What must come in the end has not."""
 
 
 class Client:
@@ -87,7 +93,9 @@ class Outcome:
     skipped: bool = False
     frames: dict = field(default_factory=dict)
     closed: frozenset = frozenset()
+    # Who waits in the server, and who has a transaction open.
     waiting: frozenset = frozenset()
+    in_multi: frozenset = frozenset()
     digest: bytes = b""
 
 
@@ -121,7 +129,8 @@ class Stage:
     def until(self, check, what, seconds=20):
         end = time.monotonic() + seconds
         while not check():
-            assert time.monotonic() < end, f"not within {seconds} s: {what}"
+            if time.monotonic() > end:
+                raise Unsettled(f"not within {seconds} s: {what}")
             time.sleep(0.001)
 
     def is_listed(self, client_id):
@@ -167,11 +176,8 @@ class Stage:
 
     # Learning, from a redis-server itself.
 
-    def learn(self, program):
-        """What each step yields."""
-        return [self.learn_step(step) for step in program]
-
     def learn_step(self, step):
+        """Acts and tells what the step yields; skips what would depend on chance."""
         if step.action == "send" and not self.may_speak(step):
             return Outcome(skipped=True)
         size = self.act(step)
@@ -185,18 +191,22 @@ class Stage:
             # A short wait is over before anybody else speaks.
             self.until(lambda: step.client not in self.waiting(), "a short wait is over")
             self.settle()
-        return Outcome(False, self.frames(), self.closed(), self.waiting(), self.server.control("DEBUG", "DIGEST"))
+        in_multi = frozenset(n for n, row in self.rows().items() if row[b"multi"] != b"-1")
+        digest = self.server.control("DEBUG", "DIGEST")
+        return Outcome(False, self.frames(), self.closed(), self.waiting(), in_multi, digest)
 
     def may_speak(self, step):
         """Whether what comes of this step does not depend on chance."""
         client, row = self.clients.get(step.client), self.rows().get(step.client)
         if row is None or client.closed:
             return False
-        said = set(step.names())
-        if row[b"multi"] != b"-1" and said & UNFIT_FOR_MULTI:
-            return False
-        if client.silent and any(name not in WITHOUT_REPLIES and (name, sub) != ("CLIENT", "REPLY") for name, sub in said):
-            return False
+        in_multi = row[b"multi"] != b"-1"
+        for name, sub in step.names():
+            in_multi = name == "MULTI" or in_multi and name not in ("EXEC", "DISCARD", "RESET")
+            if in_multi and (name, sub) in UNFIT_FOR_MULTI:
+                return False
+            if client.silent and name not in WITHOUT_REPLIES and (name, sub) != ("CLIENT", "REPLY"):
+                return False
         if b"b" in row[b"flags"]:
             commands = list(commands_as_bytes(step))
             return len(commands) == len(step.commands) and all(BEHIND_A_WAIT.match(b" ".join(c)) for c in commands)
@@ -204,7 +214,8 @@ class Stage:
 
     def rows(self):
         """The server's CLIENT LIST, of this program's clients."""
-        listed = [dict(f.split(b"=", 1) for f in row.split(b" ")) for row in self.server.control("CLIENT", "LIST").splitlines()]
+        listed = self.server.control("CLIENT", "LIST").splitlines()
+        listed = [dict(f.split(b"=", 1) for f in row.split(b" ")) for row in listed]
         by_id = {int(row[b"id"]): row for row in listed}
         return {n: by_id[c.id] for n, c in self.clients.items() if c.id in by_id}
 
@@ -213,7 +224,7 @@ class Stage:
         return frozenset(n for n, row in self.rows().items() if b"b" in row[b"flags"])
 
     def settle(self):
-        """Until the server has read what was sent and written what comes of it: it does both once in a turn of its loop."""
+        """Until the server has read what was sent and written what comes of it."""
         self.until(self.is_settled, "the step is over")
 
     def is_settled(self):
