@@ -50,7 +50,7 @@ def prepare(server):
 
 
 async def life(n, address, ledger, end, rnd):
-    """One client after the other in the same place; most are killed."""
+    """One client after the other in the same place; most are killed, the others leave when they are done."""
     generation = 0
     while time.monotonic() < end:
         generation += 1
@@ -58,7 +58,9 @@ async def life(n, address, ledger, end, rnd):
         peer = Peer(address, rnd, ledger, f"{n}/{generation}", fuse)
         await peer.open()
         try:
-            while time.monotonic() < end:
+            for _ in range(rnd.randrange(10, 60)):
+                if time.monotonic() > end:
+                    break
                 await rnd.choices([*ACTIVITIES], [*ACTIVITIES.values()])[0](peer)
                 await who_am_i(peer)
             await peer.quit()
