@@ -74,7 +74,7 @@ impl Session {
         let accepted = spec.accepts(args.len());
         let open = self.in_transaction();
         match (&*spec.name, open) {
-            ("EXEC", true) if !accepted => {
+            ("EXEC", _) if !accepted => {
                 let text = errors::exec_arity();
                 self.drop_transaction(router);
                 self.answer_refused(text, out, env)

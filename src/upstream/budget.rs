@@ -3,6 +3,9 @@
 //! Every connection of the process, on whatever thread and for whatever use, holds a [`Permit`] from
 //! before it is opened until it is closed. When none is free, whoever holds an idle connection is asked
 //! to give it up, and the one who asks waits its turn.
+//!
+//! Leased connections never take the last permit: however many clients block, a shared connection can
+//! be opened for all the others.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +22,8 @@ use crate::stats::UpstreamStats;
 pub struct Budget {
     max: usize,
     free: Arc<Semaphore>,
+    /// What of it leased connections may have.
+    leasable: Arc<Semaphore>,
     wishes: Mutex<Wishes>,
     idle_wanted: Arc<Notify>,
     /// How many `wishes.waiting` has, cheap to look at.
@@ -31,10 +36,17 @@ pub struct Budget {
 /// Who waits for a permit, and how many connections are being closed for them.
 #[derive(Debug, Default)]
 struct Wishes {
-    /// Since when each waits; keys grow, so the first has waited longest.
-    waiting: BTreeMap<u64, Instant>,
+    /// Since when each waits, and what helps; keys grow, so the first has waited longest.
+    waiting: BTreeMap<u64, (Instant, Want)>,
     next: u64,
     promised: usize,
+}
+
+/// Which connection must be closed for somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Any,
+    Leased,
 }
 
 /// The right to one connection.
@@ -42,6 +54,7 @@ struct Wishes {
 pub struct Permit {
     budget: Arc<Budget>,
     _permit: OwnedSemaphorePermit,
+    _leasable: Option<OwnedSemaphorePermit>,
 }
 
 impl Budget {
@@ -50,6 +63,7 @@ impl Budget {
         Arc::new(Self {
             max,
             free: Arc::new(Semaphore::new(max)),
+            leasable: Arc::new(Semaphore::new(max.saturating_sub(1).max(1))),
             wishes: Mutex::default(),
             idle_wanted: Arc::new(Notify::new()),
             waiting: AtomicUsize::new(0),
@@ -78,11 +92,26 @@ impl Budget {
         if let Some(permit) = self.try_acquire() {
             return Some(permit);
         }
-        let waiting = Waiting::new(self);
+        let waiting = Waiting::new(self, Want::Any);
         self.call();
         let permit = self.free.clone().acquire_owned().await;
         drop(waiting);
         permit.ok().map(|permit| self.count(permit))
+    }
+
+    /// [`Budget::acquire`] for a leased connection.
+    pub async fn acquire_leased(self: &Arc<Self>) -> Option<Permit> {
+        let leasable = match self.leasable.clone().try_acquire_owned() {
+            Ok(leasable) => leasable,
+            Err(_) => {
+                let _waiting = Waiting::new(self, Want::Leased);
+                self.call();
+                self.leasable.clone().acquire_owned().await.ok()?
+            }
+        };
+        let mut permit = self.acquire().await?;
+        permit._leasable = Some(leasable);
+        Some(permit)
     }
 
     /// For how long somebody has been waiting for a permit by now, at most.
@@ -91,14 +120,22 @@ impl Budget {
             return None;
         }
         let wishes = self.wishes();
-        wishes.waiting.values().next().map(Instant::elapsed)
+        wishes
+            .waiting
+            .values()
+            .next()
+            .map(|(since, _)| since.elapsed())
     }
 
     /// Somebody waits for a permit and no connection is being closed for it yet. True obliges the
-    /// caller to close an idle connection.
-    pub fn take_wish(&self) -> bool {
+    /// caller to close an idle connection, which is a `leased` one or not.
+    pub fn take_wish(&self, leased: bool) -> bool {
         let mut wishes = self.wishes();
-        let open = wishes.promised < wishes.waiting.len();
+        let helped = wishes
+            .waiting
+            .values()
+            .filter(|(_, want)| leased || *want == Want::Any);
+        let open = wishes.promised < helped.count();
         wishes.promised += usize::from(open);
         open
     }
@@ -141,6 +178,7 @@ impl Budget {
         Permit {
             budget: self.clone(),
             _permit: permit,
+            _leasable: None,
         }
     }
 }
@@ -152,11 +190,11 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(budget: &'a Budget) -> Self {
+    fn new(budget: &'a Budget, want: Want) -> Self {
         let mut wishes = budget.wishes();
         let number = wishes.next;
         wishes.next += 1;
-        wishes.waiting.insert(number, Instant::now());
+        wishes.waiting.insert(number, (Instant::now(), want));
         budget.waiting.fetch_add(1, Ordering::Relaxed);
         drop(wishes);
         Self { budget, number }
@@ -190,6 +228,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn leased_connections_leave_one_permit_to_the_others() {
+        let budget = Budget::new(2, Arc::default());
+        let leased = budget.acquire_leased().await.expect("one is free");
+        let brief = tokio::time::timeout(Duration::from_millis(1), budget.acquire_leased());
+        assert!(brief.await.is_err());
+        let mut second = std::pin::pin!(budget.acquire_leased());
+        assert!(futures_pending(second.as_mut()).await);
+        assert!(
+            !budget.take_wish(false),
+            "a shared connection would not help"
+        );
+        assert!(budget.take_wish(true));
+        assert!(budget.try_acquire().is_some());
+        drop(leased);
+        assert!(second.await.is_some());
+    }
+
+    async fn futures_pending<F: Future + Unpin>(mut future: F) -> bool {
+        std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(std::pin::Pin::new(&mut future).poll(cx).is_pending())
+        })
+        .await
+    }
+
+    #[tokio::test]
     async fn a_waiter_gets_the_permit_of_an_idle_connection() {
         let stats = Arc::new(UpstreamStats::default());
         let budget = Budget::new(1, stats.clone());
@@ -197,12 +260,12 @@ mod tests {
         assert!(budget.try_acquire().is_none());
         let brief = tokio::time::timeout(Duration::from_millis(1), budget.acquire());
         assert!(brief.await.is_err());
-        assert!(!budget.take_wish() && budget.longest_wait().is_none());
+        assert!(!budget.take_wish(false) && budget.longest_wait().is_none());
         let (got, ()) = tokio::join!(budget.acquire(), async {
-            while !budget.take_wish() {
+            while !budget.take_wish(false) {
                 tokio::task::yield_now().await;
             }
-            assert!(!budget.take_wish(), "one wish closes one connection");
+            assert!(!budget.take_wish(false), "one wish closes one connection");
             assert!(budget.longest_wait().is_some());
             drop(permit);
         });

@@ -157,6 +157,11 @@ impl<W: ReplyTo> Conn<W> {
         self.core.borrow().outbox.unwritten().len()
     }
 
+    /// Nothing is owed, or it is gone.
+    pub fn is_quiet(&self) -> bool {
+        self.core.borrow().pipe.is_empty()
+    }
+
     /// Nothing waits and nothing is owed, and the server keeps nothing of its last session.
     pub fn is_clean(&self) -> bool {
         let core = self.core.borrow();
@@ -363,6 +368,8 @@ impl<W: ReplyTo> Conn<W> {
             Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
+            // It waits for nothing that could be missing.
+            Some(Owner::Client(owner)) if visible == 0 => owner.resume(),
             Some(Owner::Client(owner)) => {
                 counters.in_flight.sub(count);
                 match failure {

@@ -46,7 +46,11 @@ impl<W: ReplyTo> Harvest<'_, W> {
                     self.stats.counters.in_flight.sub(replies);
                 }
                 farewell::note_lost_pop(self.conn, run, owner, &self.input[piece.range.clone()]);
-                owner.deliver(self.input, piece, self.batch);
+                if piece.range.is_empty() {
+                    owner.resume(); // what it was not to hear is done
+                } else {
+                    owner.deliver(self.input, piece, self.batch);
+                }
             }
             Some(Owner::Facts) => {
                 self.told |= piece.last;

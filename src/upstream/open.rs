@@ -58,7 +58,7 @@ impl<W: ReplyTo> Conn<W> {
     /// for those who wait to say.
     async fn open_lease(&self) -> Option<(Stream, Permit)> {
         let dialer = &self.link.dialer;
-        let permit = self.unless_closed(dialer.budget.acquire()).await??;
+        let permit = self.unless_closed(dialer.budget.acquire_leased()).await??;
         self.permitted.set(true);
         match self.unless_closed(dialer.dial(self.key)).await? {
             Ok((stream, identity)) => {

@@ -271,7 +271,7 @@ impl<W> Pipe<W> {
         } else if self.hide_reply()? {
             cut.fed.errors += u32::from(kind == ReplyKind::Error);
             cut.start = end;
-            self.finish_hidden(outbox, &mut cut.fed)?;
+            self.finish_hidden(end, outbox, &mut cut.fed, deliver)?;
         } else {
             let run = self.runs.front_mut().ok_or(Desync::Surplus)?;
             self.streaming = false;
@@ -334,10 +334,21 @@ impl<W> Pipe<W> {
         Ok(true)
     }
 
-    /// A run of hidden replies alone ends with the last of them.
-    fn finish_hidden(&mut self, outbox: &mut Outbox, fed: &mut Fed) -> Result<(), Desync> {
+    /// A run of hidden replies alone ends with the last of them: its owner is given nothing, to know.
+    fn finish_hidden(
+        &mut self,
+        end: usize,
+        outbox: &mut Outbox,
+        fed: &mut Fed,
+        deliver: &mut impl FnMut(Option<&Run<W>>, Piece),
+    ) -> Result<(), Desync> {
         match self.runs.front() {
-            Some(run) if run.owed == 0 => self.finish_front(outbox, fed),
+            Some(run) if run.owed == 0 => {
+                if run.owner.is_some() {
+                    deliver(Some(run), push(end..end, false));
+                }
+                self.finish_front(outbox, fed)
+            }
             _ => Ok(()),
         }
     }
@@ -521,7 +532,11 @@ mod tests {
             let got = feed(&mut pipe, STREAM, &[cut]).expect("in step");
             assert_eq!(
                 got,
-                [(1, b"*1\r\n:1\r\n".to_vec(), 1), (3, b":7\r\n".to_vec(), 1)],
+                [
+                    (1, b"*1\r\n:1\r\n".to_vec(), 1),
+                    (2, Vec::new(), 0),
+                    (3, b":7\r\n".to_vec(), 1)
+                ],
                 "cut at {cut}"
             );
             assert!(pipe.is_empty() && pipe.commands == 0);

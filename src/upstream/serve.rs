@@ -379,7 +379,7 @@ impl<W: ReplyTo> Serving<W> {
         let unused = Duration::from_micros(self.conn.link.now().saturating_sub(core.last_used));
         let idle = core.pipe.is_empty() && self.conn.is_idle();
         let enough = unused >= IDLE_ENOUGH || self.conn.role() == Role::Leased;
-        if idle && enough && budget.take_wish() {
+        if idle && enough && budget.take_wish(self.conn.role() == Role::Leased) {
             return Err(Ended::Closed);
         }
         Ok(())

@@ -262,7 +262,7 @@ fn is_wanted_elsewhere(worker: &Worker, first: Option<&Waiter>) -> bool {
         let own = Duration::from_micros(worker.link.now().saturating_sub(first.since));
         longest > own && longest >= dialer.config.lease_timeout / FOREIGN_PATIENCE
     });
-    passes && dialer.budget.take_wish()
+    passes && dialer.budget.take_wish(true)
 }
 
 /// Opens a connection for whoever waits longest, and sees it out.

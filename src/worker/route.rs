@@ -349,8 +349,11 @@ pub(super) fn return_lease(worker: &Worker, inner: &mut Inner) {
     if !inner.held {
         inner.attached.end_errand(worker);
     }
-    let idle = !inner.session.needs_lease() && inner.session.pending().owed() == 0;
-    if idle && let Some(lease) = inner.attached.lease.take() {
+    if inner.session.needs_lease() {
+        return;
+    }
+    // Even if the session has gone on elsewhere.
+    if let Some(lease) = inner.attached.lease.take_if(|lease| lease.is_quiet()) {
         worker.leases.give_back(worker, lease);
     }
 }

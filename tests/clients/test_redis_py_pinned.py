@@ -185,7 +185,12 @@ def test_tracking_can_be_redirected_to_another_connection(endpoint):
         identity = ear.command("CLIENT", "ID")
         ear.send(encode("SUBSCRIBE", "__redis__:invalidate"))
         ear.exactly(array(bulk("subscribe"), bulk("__redis__:invalidate"), b":1\r\n"))
-        assert raw.raw("CLIENT", "TRACKING", "ON", "REDIRECT", identity) == b"+OK\r\n"
+        answer = raw.raw("CLIENT", "TRACKING", "ON", "REDIRECT", identity)
+        if not endpoint.direct:
+            # The other client has no connection of its own to the server; RESP3 needs none.
+            assert b"REDIRECT is not carried" in answer
+            return
+        assert answer == b"+OK\r\n"
         assert raw.command("CLIENT", "GETREDIR") == identity
         assert raw.raw("GET", "k") == b"$-1\r\n"
         other.command("SET", "k", 1)

@@ -251,7 +251,9 @@ impl<'a> Serving<'a> {
         if let Some(unwanted) = self.unwanted_since {
             let idle = config.idle_timeout;
             let unused = since(unwanted);
-            if (!idle.is_zero() && unused >= idle) || self.worker.link.dialer.budget.take_wish() {
+            if (!idle.is_zero() && unused >= idle)
+                || self.worker.link.dialer.budget.take_wish(false)
+            {
                 return Err(Ended::Closed);
             }
             if !idle.is_zero() {
