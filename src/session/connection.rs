@@ -2,6 +2,7 @@
 
 use std::task::{Poll, ready};
 
+use super::special::Pin;
 use super::{Env, ReplyMode, Router, Session, Verdict, errors};
 use crate::resp::{Protocol, encode};
 use crate::upstream::facts::{Facts, Identity};
@@ -158,6 +159,9 @@ impl Session {
         if let Some(name) = hello.name {
             self.set_name(name);
         }
+        if self.is_pinned() && key.protocol != self.key.protocol {
+            self.switch_lease(key.protocol, router);
+        }
         self.enter(key, router);
         self.write_hello(reply, facts.as_deref(), env.id);
         Verdict::Done
@@ -174,7 +178,7 @@ impl Session {
             protocol: hello.protocol.unwrap_or(self.key.protocol),
             ..self.key
         };
-        if self.is_pinned() && key.protocol != self.key.protocol {
+        if self.has_pin(Pin::Monitor) && key.protocol != self.key.protocol {
             return Poll::Ready(Err(errors::NO_PROTOCOL_CHANGE.to_owned()));
         }
         // Before anything else is asked of the server: it is not for strangers to open connections.

@@ -189,9 +189,9 @@ pub const NO_CACHING: &str = "ERR CLIENT CACHING can be called only when the cli
 pub const NO_REDIRECT: &str = "ERR Nearkey: CLIENT TRACKING with REDIRECT is not carried, since the \
      other client has no connection of its own to the server; use RESP3 (HELLO 3)";
 
-/// HELLO that would change the protocol of a connection that is held.
-pub const NO_PROTOCOL_CHANGE: &str = "ERR Nearkey: HELLO with another protocol is not carried while \
-     WATCH, CLIENT TRACKING or MONITOR holds a connection";
+/// HELLO that would change the form of the lines that are arriving.
+pub const NO_PROTOCOL_CHANGE: &str =
+    "ERR Nearkey: HELLO with another protocol is not carried while MONITOR runs; RESET ends it";
 
 /// A client that runs MONITOR, about keys.
 pub const REPLICA_KEYSPACE: &str = "ERR Replica can't interact with the keyspace";

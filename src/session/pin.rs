@@ -5,8 +5,8 @@ use std::task::Poll;
 use super::special::Pin;
 use super::{Env, Router, Session, Verdict, errors};
 use crate::commands::{Class, Flags, Spec};
-use crate::resp::encode;
-use crate::upstream::pipe::Terms;
+use crate::resp::{Protocol, encode};
+use crate::upstream::pipe::{Handling, Terms};
 
 /// Nobody subscribes to this; a message on it moves the server's replication offset.
 const WAIT_CHANNEL: &[u8] = b"__nearkey:wait__";
@@ -262,6 +262,23 @@ impl Session {
         let terms = self.handling().into();
         self.send_leased(command, 1, terms, router);
         Verdict::Done
+    }
+
+    /// HELLO with another protocol while a leased connection is held: that one changes too.
+    pub(super) fn switch_lease<R: Router>(&mut self, protocol: Protocol, router: &mut R) {
+        let version: &[u8] = match protocol {
+            Protocol::Resp2 => b"2",
+            Protocol::Resp3 => b"3",
+        };
+        let mut command = Vec::new();
+        encode::command(&mut command, &[b"HELLO", version]);
+        let terms = Terms {
+            hidden: 1,
+            ..Handling::Pass.into()
+        };
+        router.taint_lease();
+        self.send_leased(&command, 1, terms, router);
+        self.key.protocol = protocol;
     }
 
     /// What a client that runs MONITOR may not say.

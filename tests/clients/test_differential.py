@@ -107,7 +107,6 @@ def lanes(frames):
 MAY_BE_REFUSED = (
     ("in MULTI", {"SELECT", "HELLO", "AUTH", "CLIENT", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE",
                   "PUNSUBSCRIBE", "SUNSUBSCRIBE"}, "the transaction has no connection of its own"),
-    ("anywhere", {"HELLO"}, "another protocol, while WATCH or CLIENT TRACKING holds a connection of the former"),
 )
 
 
