@@ -25,8 +25,14 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &[],
         what: "A command that neither this table nor the server's COMMAND knows holds a leased connection until the \
-            client sends RESET or leaves.",
+            client sends RESET or leaves, unless the server answers that it does not know it either.",
         why: "It may change the connection that it travels on, which must then serve nobody else.",
+    },
+    Difference {
+        commands: &[],
+        what: "A command that needs a connection of its own (blocking, WATCH, MONITOR, CLIENT TRACKING) waits in line \
+            for one at `upstream.max_connections`, and gets an error after `upstream.lease_timeout`.",
+        why: "The ceiling holds whatever happens; it is what the server's plan allows.",
     },
     Difference {
         commands: &[],
@@ -36,7 +42,8 @@ pub const DIFFERENCES: &[Difference] = &[
     // The connection and its client.
     Difference {
         commands: &["AUTH", "HELLO"],
-        what: "Credentials are checked against `listen.password`. Where none is set, any are accepted.",
+        what: "Credentials are checked against `listen.password`. Where none is set, any are accepted. With \
+            `upstream.auth = \"passthrough\"` the server judges them, and every client must present some.",
         why: "Nearkey has credentials of its own upstream; applications keep the ones they are configured with.",
     },
     Difference {
@@ -45,9 +52,10 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "The server knows the shared connections only.",
     },
     Difference {
-        commands: &["HELLO"],
-        what: "A change of the protocol is refused while WATCH or CLIENT TRACKING holds a leased connection.",
-        why: "Watched and tracked keys belong to a connection, and each connection speaks one protocol.",
+        commands: &["AUTH", "HELLO"],
+        what: "Another user is refused while WATCH, CLIENT TRACKING or a subscription stands for the client on the \
+            server (`passthrough` only), another protocol while MONITOR runs.",
+        why: "Watched keys and subscriptions belong to a connection, and a connection to one user.",
     },
     Difference {
         commands: &[
@@ -99,8 +107,8 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         commands: &["MULTI"],
-        what: "A request above `upstream.large_request` is refused inside a transaction; EXEC then answers EXECABORT.",
-        why: "A transaction is held in the proxy's memory until EXEC.",
+        what: "A transaction may have 64 MiB; EXEC of a larger one answers EXECABORT.",
+        why: "It is held in the proxy's memory until EXEC.",
     },
     // Publish and subscribe.
     Difference {
@@ -119,7 +127,17 @@ pub const DIFFERENCES: &[Difference] = &[
             was published meanwhile is missed, logged and counted.",
         why: "A hundred clients that reconnect at once would make an outage longer.",
     },
+    Difference {
+        commands: &["PUBLISH", "SPUBLISH"],
+        what: "To a RESP3 client that publishes to a channel of its own the message can come before or after the reply.",
+        why: "Messages and replies come on two connections.",
+    },
     // The server's own view.
+    Difference {
+        commands: &["MONITOR"],
+        what: "While it runs, only what the proxy answers itself is carried (PING, RESET, QUIT and the like).",
+        why: "Its lines and the replies to other commands could not be told apart.",
+    },
     Difference {
         commands: &["WAIT", "WAITAOF"],
         what: "Nearkey sends a PUBLISH that nobody receives before it, so that it waits for every write that the server \

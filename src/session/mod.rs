@@ -26,7 +26,7 @@ pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Router, Settings};
 
-use self::special::Special;
+use self::special::{Pin, Special};
 use crate::commands::{Class, CommandId, Spec};
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
@@ -186,7 +186,11 @@ impl Session {
     /// The letters of CLIENT LIST's `flags` field.
     pub fn flags(&self) -> String {
         let letters = [
+            (self.has_pin(Pin::Monitor), 'O'),
             (self.is_subscriber(), 'P'),
+            (self.in_transaction(), 'x'),
+            (self.is_blocked(), 'b'),
+            (self.has_pin(Pin::Tracking), 't'),
             (self.no_evict, 'e'),
             (self.no_touch, 'T'),
         ];

@@ -202,7 +202,8 @@ fn line(client: &Client) -> String {
     let _ = write!(text, " flags={} db={}", session.flags(), key.db);
     let [channels, patterns, shards] = session.subscriptions();
     let _ = write!(text, " sub={channels} psub={patterns} ssub={shards}");
-    let _ = write!(text, " multi=-1 watch=0");
+    let queued = session.queued().map_or(-1, i64::from);
+    let _ = write!(text, " multi={queued} watch=0");
     let _ = write!(
         text,
         " qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0",

@@ -406,7 +406,7 @@ def test_every_element_is_popped_once(redis_server, nearkey):
 
 
 def test_a_client_that_goes_frees_its_connection_for_the_next(redis_server, nearkey):
-    server, proxy = start(redis_server, nearkey, upstream__max_connections=2, upstream__lease_timeout="5s", workers=1)
+    server, proxy = start(redis_server, nearkey, upstream__max_connections=3, upstream__lease_timeout="5s", workers=1)
     with proxy.connect() as waiting:
         gone = [proxy.connect() for _ in range(2)]
         for n, client in enumerate(gone):
