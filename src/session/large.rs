@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use super::special::Pin;
 use super::transaction::MAX_TRANSACTION;
-use super::{Env, Mode, ReplyMode, Router, Session, Status, errors};
+use super::{Discard, Env, Mode, ReplyMode, Router, Session, Status, errors};
 use crate::commands::{Class, Spec};
 use crate::resp::encode;
 use crate::resp::request::Scan;
@@ -106,7 +106,7 @@ impl Session {
     fn discard(&mut self, text: &str) {
         let mut reply = Vec::new();
         encode::error(&mut reply, text);
-        self.mode = Mode::Discarding(reply.into());
+        self.mode = Mode::Discarding(Discard(reply).into());
     }
 
     /// Passes the bytes of a large request on, or drops them. `None` means that it has ended.
@@ -117,7 +117,7 @@ impl Session {
         env: &Env<'_>,
         router: &mut R,
     ) -> (usize, Option<Status>) {
-        let seen = std::mem::take(&mut self.scanned);
+        let seen = self.take_scanned();
         let (length, whole) = match self.scanner.scan(&input[seen..], &env.settings.limits) {
             Ok(Scan::Incomplete) => (input.len(), false),
             Ok(Scan::Complete { consumed, .. }) => (seen + consumed, true),
@@ -134,7 +134,7 @@ impl Session {
             Mode::Discarding(reply) => {
                 env.counters.commands_refused.add(1);
                 if visible {
-                    self.pending.put(&reply, out);
+                    self.pending.put(&reply.0, out);
                 }
             }
             Mode::Streaming | Mode::Commands => {

@@ -74,8 +74,12 @@ enum Mode {
     /// A large request goes to the leased connection as it arrives.
     Streaming,
     /// A large request cannot be carried: its bytes are dropped, then this is the reply.
-    Discarding(Box<[u8]>),
+    Discarding(Box<Discard>),
 }
+
+/// The error that a dropped request gets; boxed whole to keep sessions small.
+#[derive(Debug)]
+struct Discard(Vec<u8>);
 
 /// Rarely set facts about a client, outside of the session to keep idle ones small.
 #[derive(Debug, Default)]
@@ -93,7 +97,7 @@ pub struct Labels {
 pub struct Session {
     scanner: RequestScanner,
     /// Bytes at the front of the input that the scanner has seen already.
-    scanned: usize,
+    scanned: u32,
     /// The first command of the input was held: it is whole, and `scanned` bytes long.
     held: Option<Kind>,
     mode: Mode,
@@ -104,6 +108,8 @@ pub struct Session {
     authenticated: bool,
     reply_mode: ReplyMode,
     no_evict: bool,
+    /// A transaction is in flight, whose reply will not be long.
+    answers_soon: bool,
     no_touch: bool,
     labels: Option<Box<Labels>>,
     /// Boxed: most clients subscribe to nothing.
@@ -149,6 +155,7 @@ impl Session {
             authenticated: settings.lets_everybody_in(),
             reply_mode: ReplyMode::On,
             no_evict: false,
+            answers_soon: false,
             no_touch: false,
             labels: None,
             subscriber: None,
@@ -202,12 +209,18 @@ impl Session {
         flags
     }
 
+    /// What was answered here may wait for the reply that comes next, so that both leave in one write.
+    pub fn answers_soon(&self) -> bool {
+        self.answers_soon
+    }
+
     /// Upstream replies have been put out: what waited only for them follows into `out`.
     pub fn handle_replies(&mut self, n: u32, out: &mut Vec<u8>) {
         self.pending.complete(n, out);
         if self.special.is_some() {
             self.settle();
         }
+        self.answers_soon &= self.pending.owed() > 0;
     }
 
     /// `n` commands in flight are answered with an error instead; `visible` is false where the
@@ -220,6 +233,7 @@ impl Session {
         }
         self.pending.complete(n, out);
         self.settle();
+        self.answers_soon &= self.pending.owed() > 0;
     }
 
     /// Takes what the client sent. `input` begins with what the last call left over.
@@ -278,7 +292,7 @@ impl Session {
                 Verdict::Done => start = end,
                 Verdict::Hold => {
                     self.held = Some(kind);
-                    self.scanned = end - start;
+                    self.scanned = note_length(end - start);
                     return (start, Some(Status::Hold));
                 }
                 Verdict::Close => return (end, Some(Status::Close)),
@@ -288,6 +302,10 @@ impl Session {
         }
     }
 
+    fn take_scanned(&mut self) -> usize {
+        std::mem::take(&mut self.scanned) as usize
+    }
+
     /// The length and kind of the whole command at the front of `input`, if there is one.
     fn next_command(
         &mut self,
@@ -295,19 +313,22 @@ impl Session {
         env: &Env<'_>,
     ) -> Result<Option<(usize, Kind)>, RequestError> {
         if let Some(kind) = self.held.take() {
-            return Ok(Some((std::mem::take(&mut self.scanned), kind)));
+            return Ok(Some((self.take_scanned(), kind)));
         }
         let limits = Limits {
             authenticated: self.authenticated,
             ..env.settings.limits
         };
-        match self.scanner.scan(&input[self.scanned..], &limits)? {
+        match self
+            .scanner
+            .scan(&input[self.scanned as usize..], &limits)?
+        {
             Scan::Incomplete => {
-                self.scanned = input.len();
+                self.scanned = note_length(input.len());
                 Ok(None)
             }
             Scan::Complete { consumed, kind } => {
-                let length = std::mem::take(&mut self.scanned) + consumed;
+                let length = self.take_scanned() + consumed;
                 Ok(Some((length, kind)))
             }
         }
@@ -379,4 +400,9 @@ fn handling_of(spec: &Spec) -> Handling {
         "PUBSUB|SHARDNUMSUB" => Handling::ShardNumSub,
         _ => Handling::Pass,
     }
+}
+
+/// What is held of one request is far below 4 GiB.
+fn note_length(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }

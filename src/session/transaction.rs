@@ -169,6 +169,7 @@ impl Session {
             self.unpin(Pin::Watch);
         } else {
             self.must_drain = false;
+            self.answers_soon = true;
             self.forward(&block, count, terms, router);
         }
         self.settle();

@@ -26,13 +26,16 @@ const MAX_HELD: usize = 1024 * 1024;
 /// A client whose command waits is read all the same, so that its end is noticed; up to this much.
 const MAX_AHEAD: usize = 64 * 1024;
 
+/// Local replies of this size are not held back for the reply that follows.
+const MAX_HELD_BACK: usize = 16 * 1024;
+
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
 
 /// One client.
 pub struct Client {
     pub(super) worker: Rc<Worker>,
-    pub(super) slot: Cell<usize>,
+    pub(super) slot: Cell<u32>,
     pub(super) stream: Stream,
     pub(super) inner: RefCell<Inner>,
     waker: Cell<Option<Waker>>,
@@ -96,7 +99,7 @@ impl Client {
         let now = worker.link.now();
         Rc::new(Self {
             worker,
-            slot: Cell::new(usize::MAX),
+            slot: Cell::new(u32::MAX),
             stream,
             inner: RefCell::new(Inner {
                 session,
@@ -229,6 +232,12 @@ impl Client {
         }
     }
 
+    /// The `QUEUED`s of a transaction leave with the reply to its EXEC.
+    fn may_hold_back(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.session.answers_soon() && inner.output.len() < MAX_HELD_BACK
+    }
+
     /// Writes what waits; `Pending` while the socket is full.
     fn poll_output(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.inner.borrow_mut();
@@ -280,8 +289,10 @@ impl Client {
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.remember(cx.waker());
         loop {
-            // Pending or not, what the client says is read: it may write its whole pipeline first.
-            let _ = self.poll_output(cx);
+            if !self.may_hold_back() {
+                // Pending or not, what the client says is read: it may write its whole pipeline first.
+                let _ = self.poll_output(cx);
+            }
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             if inner.stage == Stage::Broken {

@@ -205,13 +205,13 @@ impl Worker {
         self.stats.counters.clients.add(1);
         self.stats.counters.clients_accepted.add(1);
         let slot = self.clients.borrow_mut().insert(client.clone());
-        client.slot.set(slot);
+        client.slot.set(u32::try_from(slot).unwrap_or(u32::MAX));
         tokio::task::spawn_local(ClientTask(client));
     }
 
     /// Forgets a client that is gone.
     fn remove(&self, client: &Client) {
-        let slot = client.slot.replace(usize::MAX);
+        let slot = client.slot.replace(u32::MAX) as usize;
         let gone = self.clients.borrow_mut().try_remove(slot);
         drop(gone);
         self.stats.counters.clients.sub(1);

@@ -32,7 +32,6 @@ pub struct Attached {
     lane_epoch: u64,
     /// The connection that is the client's alone.
     pub lease: Option<Lease>,
-    errand: Option<Box<Errand>>,
     /// What few clients have, outside of the others.
     pub(super) extra: Option<Box<Extra>>,
 }
@@ -40,6 +39,7 @@ pub struct Attached {
 /// What is kept for a client only while it needs it.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
+    errand: Option<Errand>,
     /// What it says it is, while the server has not said yes.
     pub presented: Option<Presented>,
     /// What it is, where it is not the proxy.
@@ -61,14 +61,24 @@ impl Attached {
 
     /// The held command waits for a leased connection.
     pub fn awaits_lease(&self) -> bool {
-        matches!(self.errand.as_deref(), Some(Errand::Lease(_)))
+        matches!(self.errand(), Some(Errand::Lease(_)))
     }
 
     /// What the held command waited for is not wanted any more.
     fn end_errand(&mut self, worker: &Worker) {
-        if let Some(Errand::Lease(wait)) = self.errand.take().as_deref() {
-            worker.leases.withdraw(worker, wait);
+        if let Some(Errand::Lease(wait)) = self.take_errand() {
+            worker.leases.withdraw(worker, &wait);
         }
+    }
+
+    fn errand(&self) -> Option<&Errand> {
+        self.extra.as_ref()?.errand.as_ref()
+    }
+
+    fn take_errand(&mut self) -> Option<Errand> {
+        let errand = self.extra.as_mut()?.errand.take();
+        self.trim();
+        errand
     }
 
     /// The client's user on the server, where it has one of its own.
@@ -82,8 +92,9 @@ impl Attached {
 
     /// Gives back what is not needed any more.
     pub(super) fn trim(&mut self) {
-        self.extra
-            .take_if(|extra| extra.presented.is_none() && extra.login.is_none());
+        self.extra.take_if(|extra| {
+            extra.errand.is_none() && extra.presented.is_none() && extra.login.is_none()
+        });
     }
 }
 
@@ -208,10 +219,10 @@ impl Router for Route<'_> {
     }
 
     fn poll_query(&mut self, query: &Query) -> Poll<Vec<u8>> {
-        let mut asked = match self.attached.errand.take().map(|errand| *errand) {
+        let mut asked = match self.attached.take_errand() {
             Some(Errand::Question(asked)) if asked.query == *query => asked,
             other => {
-                self.attached.errand = other.map(Box::new);
+                self.attached.extra_mut().errand = other;
                 self.attached.end_errand(&self.client.worker);
                 Asked {
                     query: query.clone(),
@@ -222,7 +233,7 @@ impl Router for Route<'_> {
         };
         let answer = asked.poll(self.client);
         if answer.is_pending() {
-            self.attached.errand = Some(Box::new(Errand::Question(asked)));
+            self.attached.extra_mut().errand = Some(Errand::Question(asked));
         }
         answer
     }
@@ -260,21 +271,21 @@ impl Router for Route<'_> {
             worker.leases.give_back(worker, lease);
         }
         let known = |errand: &Errand| matches!(errand, Errand::Lease(wait) if wait.key() == key);
-        if !self.attached.errand.as_deref().is_some_and(known) {
+        if !self.attached.errand().is_some_and(known) {
             self.attached.end_errand(worker);
             match worker.leases.ask(self.client, key) {
                 Ok(lease) => {
                     self.attached.lease = Some(lease);
                     return Poll::Ready(Ok(()));
                 }
-                Err(wait) => self.attached.errand = Some(Box::new(Errand::Lease(wait))),
+                Err(wait) => self.attached.extra_mut().errand = Some(Errand::Lease(wait)),
             }
         }
-        let Some(Errand::Lease(wait)) = self.attached.errand.as_deref_mut() else {
+        let Some(Errand::Lease(wait)) = &mut self.attached.extra_mut().errand else {
             return Poll::Pending;
         };
         let result = ready!(worker.leases.poll(self.client, wait));
-        self.attached.errand = None;
+        self.attached.take_errand();
         Poll::Ready(match result {
             Ok(lease) => {
                 self.attached.lease = Some(lease);
