@@ -170,7 +170,10 @@ impl Session {
         };
         match query {
             Ok(_) if self.pending.owed() > 0 => Verdict::Hold,
-            Ok(query) => answer_query(&query, reply, router),
+            Ok(query) => match answer_query(&query, reply, router) {
+                Verdict::Done if router.is_killed() => Verdict::Close,
+                verdict => verdict,
+            },
             Err(text) => {
                 encode::error(reply, &text);
                 Verdict::Done

@@ -64,6 +64,7 @@ impl Session {
             return self.answer_refused(text, out, env);
         }
         if spec.is_container()
+            && spec.class != Class::Blocking
             && let Some(sub) = args.get(1)
             && env.table.subcommand(spec, sub).is_none()
         {
@@ -82,11 +83,11 @@ impl Session {
         }
         match class {
             Class::Local
-                if self.is_pinned() && &*spec.name == "SELECT" && exact.accepts(args.len()) =>
+                if self.moves_lease() && &*spec.name == "SELECT" && exact.accepts(args.len()) =>
             {
                 self.select_pinned(spec, command, args, out, env, router)
             }
-            Class::Local if self.has_pin(Pin::Tracking) && tells_tracking(exact) => {
+            Class::Local if self.is_tracked() && tells_tracking(exact) => {
                 self.send(exact, command, router)
             }
             Class::Local => self.handle_local(spec, args, out, env, router),

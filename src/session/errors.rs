@@ -11,8 +11,8 @@ pub const NOAUTH: &str = "NOAUTH Authentication required.";
 pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// AUTH of a session that has a connection of its own under its former name.
-pub const AUTH_LEASED: &str = "ERR Nearkey: AUTH as another user is not carried while WATCH or \
-    CLIENT TRACKING holds a connection";
+pub const AUTH_LEASED: &str = "ERR Nearkey: AUTH as another user is not carried while WATCH, \
+    CLIENT TRACKING or a subscription stands for this client on the server; RESET ends them";
 
 /// The connection on which the server was asked was lost, or does not answer.
 pub const UNJUDGED: &str = "LOADING Nearkey: the upstream did not say whether this client may";

@@ -8,8 +8,9 @@
 use std::task::Poll;
 
 use super::special::Pin;
+use super::subscribe::is_open_to_subscribers;
 use super::transaction::MAX_TRANSACTION;
-use super::{Discard, Env, Mode, ReplyMode, Router, Session, Status, errors};
+use super::{Discard, Env, Mode, ReplyMode, Router, Session, Status, errors, handling_of};
 use crate::commands::{Class, Spec};
 use crate::resp::encode;
 use crate::resp::request::Scan;
@@ -60,8 +61,9 @@ impl Session {
                 self.abort_transaction();
                 self.discard(&text);
             }
+            // Whose reply comes while it is sent must be beyond doubt.
+            Way::Stream(_) if self.pending.owed() > 0 => return Some(Status::Hold),
             Way::Stream(spec) => match self.poll_own_lease(router) {
-                _ if self.is_judging() => return Some(Status::Hold),
                 Poll::Pending => return Some(Status::Hold),
                 Poll::Ready(Ok(())) => {
                     self.must_drain = false;
@@ -91,9 +93,17 @@ impl Session {
             _ => spec,
         };
         match spec.class {
-            _ if self.is_gated() => Way::Refused(errors::subscribed(&spec.name)),
+            _ if self.is_gated() && !is_open_to_subscribers(spec) => {
+                Way::Refused(errors::subscribed(&spec.name))
+            }
             Class::Refused => Way::Refused(errors::denied(spec, &[name])),
-            Class::Shared if !spec.needs_args() && self.carries_large() => Way::Stream(spec),
+            Class::Shared
+                if !spec.needs_args()
+                    && self.carries_large()
+                    && handling_of(spec) == Handling::Pass =>
+            {
+                Way::Stream(spec)
+            }
             _ => Way::Whole,
         }
     }

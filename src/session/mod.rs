@@ -269,6 +269,15 @@ impl Session {
         let mut row = Row::default();
         let mut start = 0;
         loop {
+            if self.is_waiting() {
+                self.send_row(input, start, &mut row, router);
+                let rest = if start == input.len() {
+                    Status::NeedInput
+                } else {
+                    Status::Hold
+                };
+                return (start, Some(rest));
+            }
             let (end, kind) = match self.next_command(&input[start..], env) {
                 Ok(Some((length, kind))) => (start + length, kind),
                 Ok(None) => {

@@ -193,6 +193,9 @@ impl Session {
         env: &Env<'_>,
         router: &mut R,
     ) -> Verdict {
+        if self.pending.owed() > 0 {
+            return Verdict::Hold; // the next reply must be the one that tells
+        }
         match self.poll_own_lease(router) {
             Poll::Pending => return Verdict::Hold,
             Poll::Ready(Err(text)) => return self.answer_refused(text, out, env),
@@ -230,6 +233,9 @@ impl Session {
         env: &Env<'_>,
         router: &mut R,
     ) -> Verdict {
+        if self.pending.owed() > 0 {
+            return Verdict::Hold;
+        }
         match self.poll_own_lease(router) {
             Poll::Pending => Verdict::Hold,
             Poll::Ready(Err(text)) => self.answer_refused(text, out, env),

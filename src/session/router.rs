@@ -54,6 +54,9 @@ pub trait Router {
     /// before. None come from then on.
     fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()>;
 
+    /// This very client was among those that a query closed: what it said behind that is not heard.
+    fn is_killed(&self) -> bool;
+
     /// A leased connection, or the error to give. It stays with the session until
     /// [`Session::needs_lease`](super::Session::needs_lease) says no and nothing is owed: who is given
     /// one must use it in the same call of feed. Those who wait get theirs in the order in which they

@@ -3,6 +3,7 @@
 
 use super::Session;
 use super::transaction::Transaction;
+use crate::resp::request::RequestScanner;
 
 /// State that few sessions have; an ordinary one does without all of it.
 #[derive(Debug, Default)]
@@ -86,6 +87,16 @@ impl Session {
             .is_some_and(|special| !special.pins.is_empty())
     }
 
+    /// SELECT is for the leased connection too; under MONITOR that one hears nothing more.
+    pub(super) fn moves_lease(&self) -> bool {
+        self.is_pinned() && !self.has_pin(Pin::Monitor)
+    }
+
+    /// The leased connection knows more of tracking than the session does.
+    pub(super) fn is_tracked(&self) -> bool {
+        self.has_pin(Pin::Tracking) && !self.has_pin(Pin::Monitor)
+    }
+
     pub(super) fn in_transaction(&self) -> bool {
         self.special
             .as_ref()
@@ -95,6 +106,22 @@ impl Session {
     /// A command of this session may be waiting on the server.
     pub fn is_blocked(&self) -> bool {
         self.special.as_ref().is_some_and(|special| special.blocked)
+    }
+
+    /// A command is in flight behind which nothing is looked at, as Redis looks at nothing that a blocked
+    /// client says.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_blocked() && self.pending.owed() > 0
+    }
+
+    /// Forgets a command that was held because replies are owed; false if there is none.
+    pub fn forget_held(&mut self) -> bool {
+        let forgets = self.pending.owed() > 0 && self.held.take().is_some();
+        if forgets {
+            self.scanned = 0;
+            self.scanner = RequestScanner::default();
+        }
+        forgets
     }
 
     /// The leased connection is needed beyond what is in flight.

@@ -227,11 +227,7 @@ impl Session {
         if !spec.accepts(args.len()) {
             return Some(errors::wrong_arity(&spec.name));
         }
-        match &*spec.name {
-            "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE"
-            | "SUNSUBSCRIBE" | "PING" | "QUIT" | "RESET" => None,
-            name => Some(errors::subscribed(name)),
-        }
+        (!is_open_to_subscribers(spec)).then(|| errors::subscribed(&spec.name))
     }
 
     /// A message has come in the middle of a reply: it stays here until the reply is whole.
@@ -277,4 +273,20 @@ fn confirm(out: &mut Vec<u8>, protocol: Protocol, word: &str, name: Option<&[u8]
         None => encode::null(out, protocol),
     }
     encode::integer(out, i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// What a RESP2 client may say while it is subscribed.
+pub(super) fn is_open_to_subscribers(spec: &Spec) -> bool {
+    matches!(
+        &*spec.name,
+        "SUBSCRIBE"
+            | "PSUBSCRIBE"
+            | "SSUBSCRIBE"
+            | "UNSUBSCRIBE"
+            | "PUNSUBSCRIBE"
+            | "SUNSUBSCRIBE"
+            | "PING"
+            | "QUIT"
+            | "RESET"
+    )
 }

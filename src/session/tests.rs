@@ -22,6 +22,7 @@ struct Script {
     forwarded: Vec<(LaneKey, Vec<u8>, u32, Terms)>,
     leased: Vec<(Vec<u8>, u32, Terms)>,
     tainted: bool,
+    killed: bool,
     lines: bool,
     streamed: Vec<u8>,
     stream_end: Option<Handling>,
@@ -102,6 +103,10 @@ impl Router for Script {
 
     fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
         self.leased.push((commands.to_vec(), count, terms));
+    }
+
+    fn is_killed(&self) -> bool {
+        self.killed
     }
 
     fn taint_lease(&mut self) {

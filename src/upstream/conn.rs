@@ -57,6 +57,11 @@ impl Link {
 #[derive(Debug)]
 pub(super) struct Core<W> {
     pub outbox: Outbox,
+    /// What was written stays in the outbox until it is answered; on a leased connection nothing is ever
+    /// sent twice.
+    pub keeps_written: bool,
+    /// Since when the socket takes nothing of what waits.
+    pub stuck_since: Option<Tick>,
     pub pipe: Pipe<Owner<W>>,
     /// Clients that are not read until the outbox has room.
     pub waiting: Vec<W>,
@@ -108,6 +113,8 @@ impl<W: ReplyTo> Conn<W> {
         let seed = link.dialer.next_nonce();
         let core = Core {
             outbox: Outbox::default(),
+            keeps_written: role == Role::Shared,
+            stuck_since: None,
             pipe: Pipe::default(),
             waiting: Vec::new(),
             last_used: link.now(),
@@ -157,6 +164,11 @@ impl<W: ReplyTo> Conn<W> {
         self.core.borrow().outbox.unwritten().len()
     }
 
+    /// [`Conn::taint`] was called.
+    pub fn is_tainted(&self) -> bool {
+        self.tainted.get()
+    }
+
     /// Nothing is owed, or it is gone.
     pub fn is_quiet(&self) -> bool {
         self.core.borrow().pipe.is_empty()
@@ -198,6 +210,7 @@ impl<W: ReplyTo> Conn<W> {
             core.pipe.push(Run {
                 owner: Some(Owner::Client(owner)),
                 terms,
+                is_unit: terms.hidden > 0,
                 owed: count,
                 // What is written on a leased connection is forgotten: it is never sent twice.
                 bytes: if self.role == Role::Shared {
@@ -220,6 +233,7 @@ impl<W: ReplyTo> Conn<W> {
         let run = Run {
             owner: Some(Owner::Client(owner)),
             terms: Handling::Pass.into(),
+            is_unit: false,
             owed: 1,
             bytes: 0,
             since: Tick::MAX,
@@ -262,7 +276,7 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     /// The connection should be closed now.
-    pub(super) fn is_closing(&self) -> bool {
+    pub fn is_closing(&self) -> bool {
         self.close.get()
     }
 

@@ -52,9 +52,11 @@ pub fn sort<W: ReplyTo>(
             continue;
         };
         let (owner, terms, since) = (owner.clone(), run.terms, run.since);
+        let is_unit = run.is_unit;
         let part = |owed, bytes, retried| Run {
             owner: Some(Owner::Client(owner.clone())),
             terms,
+            is_unit,
             owed,
             bytes,
             since,
@@ -106,7 +108,7 @@ impl Split {
         let Some(answered) = ends.len().checked_sub(run.owed as usize) else {
             return whole;
         };
-        if run.terms.hidden > 0 && answered == 0 && written < bytes.len() {
+        if run.is_unit && answered == 0 && written < bytes.len() {
             // Without its EXEC nothing of a transaction has run.
             return Self {
                 sent: 0,
@@ -115,7 +117,7 @@ impl Split {
                 ..whole
             };
         }
-        if run.terms != run.terms.handling.into() {
+        if run.is_unit || run.terms.patient {
             return whole;
         }
         if bytes.is_empty() {
@@ -221,6 +223,7 @@ mod tests {
                 case.runs.push_back(Run {
                     owner: Some(Owner::Client(Number(*owner))),
                     terms: Handling::Pass.into(),
+                    is_unit: false,
                     owed: commands.len() as u32,
                     bytes: bytes.len(),
                     since: 0,

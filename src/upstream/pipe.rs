@@ -63,6 +63,8 @@ pub struct Run<W> {
     pub owner: Option<W>,
     /// How it is carried; `hidden` counts those still to come.
     pub terms: Terms,
+    /// It had hidden replies when it entered: it stands or falls as a whole.
+    pub is_unit: bool,
     /// Replies still owed, hidden ones included.
     pub owed: u32,
     /// Bytes of the whole run in the outbox.
@@ -432,6 +434,7 @@ mod tests {
         Run {
             owner: Some(owner),
             terms: Handling::Pass.into(),
+            is_unit: false,
             owed,
             bytes: owed as usize,
             since: 0,

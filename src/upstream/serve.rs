@@ -100,6 +100,8 @@ impl<W: ReplyTo> Serving<W> {
         let n = core
             .outbox
             .write_out(stream.fails_late(), |bytes| stream.poll_write(cx, bytes))?;
+        let waits = n == 0 && !core.outbox.unwritten().is_empty();
+        core.stuck_since = waits.then(|| core.stuck_since.unwrap_or_else(|| self.conn.link.now()));
         if n > 0 {
             if self.conn.role() == Role::Leased {
                 core.outbox.handle_answered(n);
@@ -178,6 +180,12 @@ impl<W: ReplyTo> Serving<W> {
         let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
         for owner in self.batch.drain(..) {
             owner.flush(input);
+        }
+        if conn.role() == Role::Leased
+            && core.pipe.is_empty()
+            && let Some(holder) = conn.holder()
+        {
+            holder.resume(); // it may have got its error long ago, and has nothing else to wake it
         }
         let (consumed, fed) = done.map_err(|desync| {
             counters.desyncs.add(1);
@@ -276,6 +284,14 @@ impl<W: ReplyTo> Serving<W> {
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
+        if let Some(since) = core.stuck_since
+            && Duration::from_micros(self.now.saturating_sub(since)) >= config.stall_timeout
+        {
+            return Err(Ended::Lost(format!(
+                "took no byte for {:?}",
+                config.stall_timeout
+            )));
+        }
         if let Some(front) = core.pipe.front() {
             if front.terms.patient {
                 return Ok(PATIENT_CHECK);
@@ -427,11 +443,13 @@ impl<W> Unpin for Serving<W> {}
 /// Enters a command of the proxy's own.
 pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
     core.outbox.push(command);
+    let bytes = if core.keeps_written { command.len() } else { 0 };
     core.pipe.push(Run {
         owner: Some(owner),
         terms: Handling::Pass.into(),
+        is_unit: false,
         owed: 1,
-        bytes: command.len(),
+        bytes,
         since: link.now(),
         retried: true,
     });

@@ -42,6 +42,8 @@ pub struct Client {
     /// Replies that lie in the input of the connection that is being read.
     pub(super) direct: Cell<(u32, u32)>,
     pub(super) batched: Cell<bool>,
+    /// It has closed itself with CLIENT KILL.
+    pub(super) killed: Cell<bool>,
     pub(super) since: Tick,
     pub(super) last_active: Cell<Tick>,
     pub(super) id: u64,
@@ -117,6 +119,7 @@ impl Client {
             waker: Cell::new(None),
             direct: Cell::new((0, 0)),
             batched: Cell::new(false),
+            killed: Cell::new(false),
             since: now,
             last_active: Cell::new(now),
             id,
@@ -299,6 +302,10 @@ impl Client {
                 return Poll::Ready(());
             }
             route::return_lease(&self.worker, inner);
+            if inner.torn && inner.session.pending().owed() == 0 {
+                inner.crowded = true; // a long push is arriving: nothing may be put into it
+                return Poll::Pending;
+            }
             if inner.held {
                 self.last_active.set(self.worker.link.now());
                 self.process(inner, &[]);
@@ -325,7 +332,7 @@ impl Client {
             match self.stream.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
                 // A wait ends with its client: what it would yield is for others.
-                Poll::Ready(Ok(0)) if inner.waits() => inner.stage = Stage::Broken,
+                Poll::Ready(Ok(0)) if inner.waits() => inner.stop_waiting(),
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
                 Poll::Ready(Ok(n)) if inner.held => {
                     self.worker.stats.counters.client_bytes_in.add(n as u64);
@@ -382,6 +389,18 @@ impl Inner {
     /// Its command blocks, or waits for a connection of its own.
     fn waits(&self) -> bool {
         self.session.is_blocked() || self.attached.awaits_lease()
+    }
+
+    /// The client has ended while it waits. Replies to what it said before still leave if the wait has
+    /// not begun.
+    fn stop_waiting(&mut self) {
+        if self.session.forget_held() {
+            self.input = Vec::new();
+            self.held = false;
+            self.stage = self.stage.max_closing();
+        } else {
+            self.stage = Stage::Broken;
+        }
     }
 
     /// Frees what has left.

@@ -193,7 +193,16 @@ impl Client {
                 self.worker.stats.counters.clients_closed_lost_reply.add(1);
                 inner.stage = Stage::Broken;
             }
-            _ if inner.session.is_streaming() => inner.session.abort_large(&error_text(failure)),
+            _ if inner.session.is_streaming() => {
+                inner.session.abort_large(&error_text(failure));
+                // What the server has of the request must not be taken for the beginning of another.
+                if let Some(lease) = inner.attached.lease.take() {
+                    lease.abandon();
+                }
+                if inner.session.needs_lease() {
+                    inner.stage = Stage::Broken; // its state went with the connection
+                }
+            }
             _ => {
                 inner.gathered = None;
                 let visible = handling != Handling::Discard;

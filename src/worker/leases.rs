@@ -77,7 +77,7 @@ impl Leases {
         let stats = &worker.stats;
         let idle = || self.lines.borrow_mut().get_mut(&key)?.take_idle();
         while let Some(conn) = idle() {
-            if conn.state() == State::Open {
+            if conn.state() == State::Open && !conn.is_closing() {
                 stats.lease_wait.record(Duration::ZERO, 1);
                 conn.set_holder(Some(Target::Client(client.clone())));
                 return Ok(conn);

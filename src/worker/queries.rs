@@ -90,6 +90,7 @@ fn own_share(worker: &Worker, asking: u64, query: &Query) -> Share {
             Query::Kill(filter) if doomed(filter, &client, asking) => {
                 share.killed += 1;
                 // The caller still gets its reply.
+                client.killed.set(true);
                 client.kill(client.id() == asking);
             }
             Query::Blocked(id) if client.id() == *id => share.blocked = client.blocked_as(),

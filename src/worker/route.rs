@@ -238,6 +238,10 @@ impl Router for Route<'_> {
         answer
     }
 
+    fn is_killed(&self) -> bool {
+        self.client.killed.get()
+    }
+
     fn poll_identity(
         &mut self,
         key: LaneKey,
@@ -264,7 +268,7 @@ impl Router for Route<'_> {
         let worker = &self.client.worker;
         assert_named(worker, key);
         if let Some(lease) = self.attached.lease.take() {
-            if lease.key() == key && lease.state() == State::Open {
+            if lease.key() == key && lease.state() == State::Open && !lease.is_tainted() {
                 self.attached.lease = Some(lease);
                 return Poll::Ready(Ok(()));
             }

@@ -289,6 +289,69 @@ fn reset_and_select_leave_no_trace_on_a_watched_connection() {
 }
 
 #[test]
+fn nothing_is_heard_behind_a_command_that_blocks() {
+    let mut bench = Bench::with_lease();
+    for after in ["QUIT", "RESET", "PING", "MULTI"] {
+        bench.say(cmd("BLPOP q 0"));
+        assert_eq!(bench.say(cmd(after)), Status::Hold, "{after}");
+        assert!(bench.session.is_blocked() && bench.out().is_empty());
+        bench.leased_reply("*-1\r\n");
+        bench.say("");
+        bench.out();
+        bench.say(cmd("RESET"));
+        bench.out();
+        bench.input.clear();
+    }
+    bench.say(cmd("BLPOP q 0"));
+    assert_eq!(
+        bench.say("*1\r\n$-7\r\n"),
+        Status::Hold,
+        "not even nonsense"
+    );
+}
+
+#[test]
+fn a_large_request_waits_for_the_replies_on_a_connection_that_is_held() {
+    let mut bench = Bench::with_lease();
+    let mut bytes = script(&["WATCH k", "GET a"]);
+    let large = cmd(&format!("SET big {}", "v".repeat(5000)));
+    bytes.extend_from_slice(&large[..2000]);
+    assert_eq!(bench.say(&bytes), Status::Hold);
+    assert!(bench.script.streamed.is_empty());
+    bench.leased_reply("+OK\r\n");
+    bench.leased_reply("1");
+    bench.say(&large[2000..3000]);
+    bench.say(&large[3000..]);
+    assert!(bench.script.streamed == large);
+}
+
+#[test]
+fn a_state_is_asked_for_only_when_no_other_reply_could_be_taken_for_its_own() {
+    let mut bench = Bench::with_lease();
+    bench.say(cmd("WATCH k"));
+    bench.leased_reply("+OK\r\n");
+    let line = script(&["LPUSH text x", "CLIENT TRACKING ON"]);
+    assert_eq!(bench.say(line), Status::Hold);
+    assert_eq!(bench.leased().len(), 2);
+    bench.leased_reply("-WRONGTYPE\r\n");
+    bench.say("");
+    bench.leased_reply("+OK\r\n");
+    bench.say(script(&["UNWATCH", "GET a"]));
+    assert_eq!(bench.leased().last(), Some(&cmd("GET a")));
+}
+
+#[test]
+fn a_client_that_closes_itself_is_not_heard_any_more() {
+    let mut bench = Bench::new(None);
+    bench.script.answer = Some(b":1\r\n".to_vec());
+    bench.script.killed = true;
+    let line = script(&["CLIENT KILL ID 7 SKIPME no", "SET a 1"]);
+    assert_eq!(bench.say(line), Status::Close);
+    assert_eq!(bench.out(), ":1\r\n");
+    assert!(bench.script.forwarded.is_empty());
+}
+
+#[test]
 fn a_large_transaction_travels_on_a_leased_connection() {
     let mut bench = Bench::with_lease();
     let set = format!("SET a {}", "v".repeat(2000));
