@@ -152,6 +152,9 @@ pub fn subscribed(name: &str) -> String {
     )
 }
 
+/// MULTI for a user who may not use it.
+pub const NO_TRANSACTIONS: &str = "NOPERM this user has no permissions to run the 'multi' command";
+
 /// MULTI inside MULTI.
 pub const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 

@@ -30,15 +30,6 @@ pub trait Router {
     /// Whether the server speaks RESP3, asked on a connection for `key`; yes if it cannot be asked now.
     fn poll_resp3(&mut self, key: LaneKey) -> Poll<bool>;
 
-    /// Whose connections a client may use that presents this user and password, for `key`'s database
-    /// and protocol; or the error of the server, which is asked each time.
-    fn poll_identity(
-        &mut self,
-        key: LaneKey,
-        user: &[u8],
-        password: &[u8],
-    ) -> Poll<Result<IdentityId, String>>;
-
     /// The session's commands travel in this name from here on: that of the last
     /// [`Router::poll_identity`], the one it had, or none. What else it had is let go.
     fn settle_identity(&mut self, identity: IdentityId);
@@ -53,6 +44,9 @@ pub trait Router {
     /// Ends subscriptions of the session: ready when all messages have come that were published
     /// before. None come from then on.
     fn poll_unsubscribe(&mut self, topics: &[Topic]) -> Poll<()>;
+
+    /// Whether the server lets this identity use MULTI, or the error to give.
+    fn poll_transactions(&mut self, key: LaneKey) -> Poll<Result<(), String>>;
 
     /// This very client was among those that a query closed: what it said behind that is not heard.
     fn is_killed(&self) -> bool;
@@ -81,6 +75,15 @@ pub trait Router {
 
     /// Passes a part of a large request on to the leased connection; `end` with the last part.
     fn stream(&mut self, part: &[u8], end: Option<Handling>);
+
+    /// Whose connections a client may use that presents this user and password, for `key`'s database
+    /// and protocol; or the error of the server, which is asked each time.
+    fn poll_identity(
+        &mut self,
+        key: LaneKey,
+        user: &[u8],
+        password: &[u8],
+    ) -> Poll<Result<IdentityId, String>>;
 }
 
 /// Settings that sessions look at.

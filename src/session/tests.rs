@@ -23,6 +23,7 @@ struct Script {
     leased: Vec<(Vec<u8>, u32, Terms)>,
     tainted: bool,
     killed: bool,
+    no_multi: bool,
     lines: bool,
     streamed: Vec<u8>,
     stream_end: Option<Handling>,
@@ -103,6 +104,13 @@ impl Router for Script {
 
     fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
         self.leased.push((commands.to_vec(), count, terms));
+    }
+
+    fn poll_transactions(&mut self, _: LaneKey) -> Poll<Result<(), String>> {
+        Poll::Ready(match self.no_multi {
+            true => Err(errors::NO_TRANSACTIONS.to_owned()),
+            false => Ok(()),
+        })
     }
 
     fn is_killed(&self) -> bool {

@@ -136,6 +136,14 @@ impl Session {
             return self.answer_refused(errors::EXECABORT, out, env);
         }
         let leased = transaction.leased || transaction.bytes.len() > large;
+        match router.poll_transactions(self.key) {
+            Poll::Pending => return Verdict::Hold,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(text)) => {
+                self.drop_transaction(router);
+                return self.answer_refused(text, out, env);
+            }
+        }
         let pinned = self.is_pinned();
         if leased && !pinned {
             match self.poll_own_lease(router) {

@@ -1,9 +1,10 @@
 //! Opening connections: resolve, connect, TLS, handshake.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -40,6 +41,8 @@ pub struct Dialer {
     /// Whom clients are, with `upstream.auth = "passthrough"`.
     pub logins: Arc<Logins>,
     tls: Option<Connector>,
+    /// Who may not use MULTI.
+    without_transactions: Mutex<HashSet<IdentityId>>,
     /// Connections that are up.
     established: AtomicI64,
     nonces: AtomicU64,
@@ -60,6 +63,7 @@ impl Dialer {
             config,
             stats,
             facts: FactsCell::default(),
+            without_transactions: Mutex::default(),
             logins: Arc::default(),
             tls,
             established: AtomicI64::new(0),
@@ -160,7 +164,35 @@ impl Dialer {
             let reply = ask(&mut stream, &request).await?;
             handshake.handle_reply(&reply)?;
         }
+        self.note_transactions(key.identity, handshake.denies_transactions());
         Ok((stream, handshake.identity().clone()))
+    }
+
+    fn note_transactions(&self, identity: IdentityId, denied: bool) {
+        let mut without = self
+            .without_transactions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if denied {
+            without.insert(identity);
+        } else {
+            without.remove(&identity);
+        }
+    }
+
+    /// The proxy's own user is not the default one.
+    pub fn has_named_user(&self) -> bool {
+        let user = self.config.username.as_deref();
+        user.is_some_and(|user| user != "default")
+    }
+
+    /// Whether the server lets this identity use MULTI; known once a connection in its name was open.
+    pub fn allows_transactions(&self, identity: IdentityId) -> bool {
+        let without = self
+            .without_transactions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        !without.contains(&identity)
     }
 
     async fn connect(&self) -> Result<Stream, Refusal> {

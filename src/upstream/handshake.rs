@@ -42,6 +42,8 @@ enum Step {
     SetName,
     Id,
     Select,
+    Multi,
+    Discard,
     Ping,
     Done,
 }
@@ -54,6 +56,7 @@ pub struct Handshake {
     credentials: Credentials,
     nonce: u64,
     identity: Identity,
+    denies_transactions: bool,
 }
 
 impl Handshake {
@@ -65,6 +68,7 @@ impl Handshake {
             credentials,
             nonce,
             identity: Identity::default(),
+            denies_transactions: false,
         }
     }
 
@@ -80,6 +84,8 @@ impl Handshake {
                 let db = self.key.db.to_string();
                 encode::command(&mut request, &[b"SELECT", db.as_bytes()]);
             }
+            Step::Multi => encode::command(&mut request, &[b"MULTI"]),
+            Step::Discard => encode::command(&mut request, &[b"DISCARD"]),
             Step::Ping => encode::command(&mut request, &[b"PING", self.nonce_text().as_bytes()]),
             Step::Done => return None,
         }
@@ -89,6 +95,11 @@ impl Handshake {
     /// What the server said of itself.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The user may not use MULTI: commands sent behind it would run one by one.
+    pub fn denies_transactions(&self) -> bool {
+        self.denies_transactions
     }
 
     /// Takes the reply to the request that was sent.
@@ -112,7 +123,13 @@ impl Handshake {
                 self.identity.connection = connection_id(reply);
                 self.after_name()
             }
-            (Step::Select, None) => Step::Ping,
+            (Step::Select, None) => self.after_select(),
+            (Step::Multi, None) => Step::Discard,
+            (Step::Multi, Some(_)) => {
+                self.denies_transactions = true;
+                Step::Ping
+            }
+            (Step::Discard, None) => Step::Ping,
             (Step::Ping, None) if reply.as_bytes() == Some(self.nonce_text().as_bytes()) => {
                 Step::Done
             }
@@ -131,9 +148,17 @@ impl Handshake {
 
     fn after_name(&self) -> Step {
         if self.key.db == 0 {
-            Step::Ping
+            self.after_select()
         } else {
             Step::Select
+        }
+    }
+
+    /// A user with a name of its own may have been denied transactions.
+    fn after_select(&self) -> Step {
+        match self.credentials.username.as_deref() {
+            None | Some(b"default") => Step::Ping,
+            Some(_) => Step::Multi,
         }
     }
 
@@ -325,11 +350,26 @@ mod tests {
         let mut h = of_a_client(Protocol::Resp2);
         h.handle_reply(&ok()).expect("hello");
         let denied = b"NOPERM this user has no permissions to run the 'ping' command".to_vec();
+        h.handle_reply(&Value::Error(denied.clone()))
+            .expect("multi");
+        assert!(h.denies_transactions());
         h.handle_reply(&Value::Error(denied.clone())).expect("ping");
         assert!(h.poll_request().is_none());
         let mut own = handshake(0, Protocol::Resp2, Some("pw"));
         own.handle_reply(&ok()).expect("hello");
         assert!(own.handle_reply(&Value::Error(denied)).is_err());
+    }
+
+    #[test]
+    fn a_user_with_a_name_is_asked_for_transactions_and_they_are_ended() {
+        let mut h = of_a_client(Protocol::Resp2);
+        h.handle_reply(&ok()).expect("hello");
+        for request in [&b"MULTI"[..], b"DISCARD"] {
+            let sent = h.poll_request().expect("not done");
+            assert_eq!(crate::resp::request::args(&sent).next(), Some(request));
+            h.handle_reply(&ok()).expect("allowed");
+        }
+        assert!(!h.denies_transactions());
     }
 
     #[test]

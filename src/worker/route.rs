@@ -15,7 +15,7 @@ use super::queries;
 use super::target::Target;
 use crate::hub::Topic;
 use crate::resp::encode;
-use crate::session::{Query, Router};
+use crate::session::{Query, Router, errors};
 use crate::upstream::facts::Facts;
 use crate::upstream::logins::{Login, Verdict};
 use crate::upstream::pipe::{Handling, Terms};
@@ -236,6 +236,24 @@ impl Router for Route<'_> {
             self.attached.extra_mut().errand = Some(Errand::Question(asked));
         }
         answer
+    }
+
+    fn poll_transactions(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
+        let worker = &self.client.worker;
+        let dialer = &worker.link.dialer;
+        if key.identity == IdentityId::OWN && !dialer.has_named_user() {
+            return Poll::Ready(Ok(())); // the default user: not asked, and hardly ever restricted
+        }
+        if self.attached.lease.is_none() {
+            let lane = lanes::find(worker, LaneId { key, index: 0 });
+            let status = lane.status();
+            ready!(status.poll_open(&self.client.waker(), || lane.open(worker)))
+                .map_err(|failure| super::deliver::error_text(&failure))?;
+        }
+        Poll::Ready(match dialer.allows_transactions(key.identity) {
+            true => Ok(()),
+            false => Err(errors::NO_TRANSACTIONS.to_owned()),
+        })
     }
 
     fn is_killed(&self) -> bool {

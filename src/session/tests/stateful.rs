@@ -352,6 +352,19 @@ fn a_client_that_closes_itself_is_not_heard_any_more() {
 }
 
 #[test]
+fn nothing_of_a_transaction_is_sent_for_a_user_who_may_not_use_multi() {
+    let mut bench = Bench::new(None);
+    bench.script.no_multi = true;
+    bench.say(script(&["MULTI", "SET a 1", "EXEC"]));
+    assert!(
+        bench
+            .out()
+            .ends_with("-NOPERM this user has no permissions to run the 'multi' command\r\n")
+    );
+    assert!(bench.script.forwarded.is_empty());
+}
+
+#[test]
 fn a_large_transaction_travels_on_a_leased_connection() {
     let mut bench = Bench::with_lease();
     let set = format!("SET a {}", "v".repeat(2000));
