@@ -225,7 +225,10 @@ impl Session {
             .and_then(|sub| table.subcommand(spec, sub))
             .unwrap_or(spec);
         if !spec.accepts(args.len()) {
-            return Some(errors::wrong_arity(&spec.name));
+            return Some(match &*spec.name {
+                "EXEC" => errors::exec_arity(),
+                name => errors::wrong_arity(name),
+            });
         }
         (!is_open_to_subscribers(spec)).then(|| errors::subscribed(&spec.name))
     }
