@@ -47,7 +47,7 @@ pub enum Letter {
     Granted(u64),
     /// A request to join has not.
     Refused(u64, Failure),
-    /// The server no longer lets this name be subscribed to.
+    /// The server no longer lets this name be subscribed to, or not by this user.
     Revoked(Name),
 }
 
@@ -404,6 +404,25 @@ impl Hub {
             }
             keep
         });
+    }
+
+    /// The server will not have the user of this hub any more: whoever listens is told, and all requests
+    /// to join are refused. Returns how many names were listened to.
+    pub fn revoke(&mut self, failure: &Failure) -> usize {
+        self.expire(Tick::MAX, failure);
+        let mut revoked = 0;
+        for kind in Kind::ALL {
+            for (name, entry) in &mut self.names[kind as usize] {
+                let listening = std::mem::take(&mut entry.listening);
+                revoked += usize::from(!listening.is_empty());
+                let bytes = name.clone();
+                let letter = Letter::Revoked(Name { kind, bytes });
+                let news = listening.into_iter().map(|to| (to, letter.clone()));
+                self.news.extend(news);
+            }
+            self.names[kind as usize].retain(|_, entry| !entry.is_unused());
+        }
+        revoked
     }
 
     fn send_join(&mut self, number: u64) {

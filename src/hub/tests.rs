@@ -256,6 +256,32 @@ fn what_may_no_longer_be_subscribed_to_is_revoked() {
 }
 
 #[test]
+fn a_user_whom_the_server_no_longer_wants_loses_everything() {
+    let mut bench = Bench::open();
+    bench.join(0, 1, &["a"]);
+    bench.join(1, 2, &["a"]);
+    bench.hear(&confirmation("subscribe", "a"));
+    bench.hear(&confirmation("subscribe", "a"));
+    bench.hub.handle_lost();
+    bench.join(0, 3, &["b"]);
+    let failure = Failure::Refused("WRONGPASS no".to_owned());
+    assert_eq!(bench.hub.revoke(&failure), 1);
+    let refused = format!("refused 3 {failure:?}");
+    let expected = [
+        told(0, &refused),
+        told(0, "revoked a"),
+        told(1, "revoked a"),
+    ];
+    assert_eq!(bench.news(""), expected);
+    assert_eq!(bench.hub.revoke(&failure), 0, "nobody is told twice");
+    assert!(bench.news("").is_empty());
+    assert!(bench.hub.is_wanted(), "the workers have not left yet");
+    bench.leave(0, None, &["a", "b"]);
+    bench.leave(1, None, &["a"]);
+    assert!(!bench.hub.is_wanted());
+}
+
+#[test]
 fn what_the_server_ends_by_itself_is_asked_for_again() {
     let mut bench = Bench::open();
     let request = Request::Join {

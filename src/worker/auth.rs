@@ -23,7 +23,7 @@ use crate::upstream::logins::{Form, Login, Verdict};
 use crate::upstream::status::State;
 use crate::upstream::{IdentityId, LaneKey};
 
-/// How often connections are looked for that nobody can use any more.
+/// How often connections and hubs are looked for that nobody can use any more.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// A question that was lost with its connection is asked so many times.
@@ -241,7 +241,7 @@ pub fn settle_identity(attached: &mut Attached, identity: IdentityId) {
     attached.trim();
 }
 
-/// Forgets, as long as there are any, connections of identities that nobody uses any more.
+/// Forgets, as long as there are any, connections and hubs of identities that nobody uses any more.
 pub async fn sweep(worker: Rc<Worker>) {
     while worker.forget_dead() {
         sleep(SWEEP).await;
@@ -252,7 +252,12 @@ pub async fn sweep(worker: Rc<Worker>) {
 impl Worker {
     /// A lane of somebody's own is there: it will have to go some day.
     pub(super) fn note_lane(self: &Rc<Self>, key: LaneKey) {
-        if key.identity != IdentityId::OWN && !self.sweeping.replace(true) {
+        self.note_identity(key.identity);
+    }
+
+    /// Something of somebody's own is there.
+    pub(super) fn note_identity(self: &Rc<Self>, identity: IdentityId) {
+        if identity != IdentityId::OWN && !self.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(self.clone()));
         }
     }
@@ -277,6 +282,7 @@ impl Worker {
             .borrow_mut()
             .retain(|(id, _), _| logins.is_alive(id.key.identity));
         self.leases.retain(|key| logins.is_alive(key.identity));
-        others
+        let hubs = self.pubsub.forget_hubs(|id| logins.is_alive(id));
+        others || hubs
     }
 }

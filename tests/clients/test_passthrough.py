@@ -1,5 +1,6 @@
 """`upstream.auth = "passthrough"`: every client's commands run as the client's own user, and as nobody else."""
 
+import json
 import random
 import threading
 import time
@@ -11,7 +12,7 @@ from redis.retry import Retry
 
 from harness.nearkey import run
 from harness.ports import eventually
-from harness.resp import Raw, ReplyError, encode
+from harness.resp import Raw, ReplyError, array, bulk, encode
 
 ADMIN = "admin-secret-77"
 ALICE, BOB = "alice-secret-41", "bob-secret-93"
@@ -564,3 +565,93 @@ def test_a_password_of_the_proxys_own_contradicts(server):
                env={"NEARKEY_UPSTREAM__AUTH": "passthrough", "NEARKEY_LISTEN__PASSWORD": "word"})
     assert done.returncode == 2
     assert "upstream.auth" in done.stderr and "listen.password" in done.stderr and "word\n" not in done.stderr
+
+
+def subscribed_as(proxy, name, password, *commands, protocol="2"):
+    raw = proxy.connect()
+    raw.command("HELLO", protocol, "AUTH", name, password)
+    for command in commands:
+        raw.send(encode(*command))
+        for _ in command[1:]:
+            raw.reply_bytes()
+    return raw
+
+
+def hears(server, raw, channel):
+    """What is published next comes, once the subscription is restored."""
+    assert eventually(lambda: server.control("PUBLISH", channel, "x") == 1)
+    raw.exactly(encode("message", channel, "x"))
+    return True
+
+
+def closed_log(proxy):
+    return [line for line in proxy.log_lines() if "its subscribers are closed" in json.dumps(line)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_subscribers_of_a_user_who_is_refused_are_closed(passthrough, server, workers):
+    for name in ("alice", "bob"):
+        server.control("ACL", "SETUSER", name, "allchannels")
+    proxy = passthrough(upstream__backoff_max="50ms", workers=workers)
+    commands = [("SUBSCRIBE", "c1", "c2"), ("PSUBSCRIBE", "p*")]
+    alices = [subscribed_as(proxy, "alice", ALICE, *commands[: 1 + n % 2], protocol=str(2 + n % 2)) for n in range(6)]
+    bob = subscribed_as(proxy, "bob", BOB, ("SUBSCRIBE", "b1"))
+    server.control("ACL", "DELUSER", "alice")
+    for raw in alices:
+        assert raw.until_eof() == b""
+    assert eventually(lambda: proxy.metric("nearkey_pubsub_clients") == 1)
+    assert hears(server, bob, "b1")
+    # Nobody asks for alice any more.
+    time.sleep(0.3)
+    before = proxy.metric("connect_failures")
+    time.sleep(0.7)
+    assert proxy.metric("connect_failures") == before
+    (line,) = closed_log(proxy)
+    assert line["level"] == "WARN" and "WRONGPASS" in json.dumps(line)
+    # As long as she is, her subscriptions come back with the connection, another password ends them.
+    user(server, "alice", ALICE, "+@all", "allchannels")
+    with subscribed_as(proxy, "alice", ALICE, ("SUBSCRIBE", "c1")) as alice:
+        server.control("CLIENT", "KILL", "USER", "alice")
+        assert hears(server, alice, "c1")
+        server.control("ACL", "SETUSER", "alice", "resetpass", ">another-secret-17")
+        assert hears(server, alice, "c1"), "what is open stays open, as in Redis"
+        server.control("CLIENT", "KILL", "USER", "alice")
+        assert alice.until_eof() == b""
+    assert hears(server, bob, "b1")
+    assert len(closed_log(proxy)) == 2
+    assert not any(secret in proxy.log() for secret in (ALICE, BOB, ADMIN, "another-secret-17"))
+
+
+def test_subscribers_wait_for_a_server_that_refuses_everybody(passthrough, server):
+    server.control("ACL", "SETUSER", "bob", "allchannels")
+    proxy = passthrough(upstream__backoff_max="50ms")
+    with server.connect() as admin, subscribed_as(proxy, "bob", BOB, ("SUBSCRIBE", "b1")) as bob:
+        admin.command("AUTH", "default", ADMIN)
+        admin.command("CONFIG", "SET", "maxclients", "1")
+        admin.command("CLIENT", "KILL", "USER", "bob")
+        assert eventually(lambda: proxy.metric("connect_failures") >= 3)
+        admin.command("CONFIG", "SET", "maxclients", "1000")
+        assert hears(server, bob, "b1")
+    assert not closed_log(proxy)
+
+
+def test_who_subscribed_and_left_is_forgotten(nearkey, redis_server):
+    """Any password is good here: each is somebody else."""
+    proxy = nearkey(redis_server(tls=False), tls=False, upstream__auth="passthrough", upstream__idle_timeout="50ms", workers=2)
+    channels = [f"channel-{n}" for n in range(3000)]
+    said = encode("SUBSCRIBE", *channels)
+    confirmed = b"".join(array(bulk("subscribe"), bulk(c), b":%d\r\n" % n) for n, c in enumerate(channels, 1))
+
+    def live(people):
+        for n in people:
+            with proxy.connect() as raw:
+                assert raw.command("AUTH", "default", f"password-{n}") == b"OK"
+                raw.send(said)
+                raw.exactly(confirmed)
+        assert eventually(lambda: proxy.metric("nearkey_pubsub_upstream_subscriptions") == 0)
+        time.sleep(2.5)
+        return proxy.memory()
+
+    before = live(range(80))
+    after = live(range(80, 160))
+    assert after - before < 10_000, f"{before} to {after} KiB"

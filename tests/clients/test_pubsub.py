@@ -183,6 +183,20 @@ def test_many_subscribers_share_one_connection(endpoint):
     eventually(lambda: all((row["sub"], row["psub"]) == ("0", "0") for row in endpoint.server.clients()))
 
 
+def test_a_confirmed_subscription_is_counted_at_once(endpoint, nearkey):
+    proxy = nearkey(endpoint.server)
+    with proxy.connect() as raw:
+        eventually(lambda: proxy.health()[0] == 200)
+        steps = [("SUBSCRIBE", 1), ("UNSUBSCRIBE", -1), ("PSUBSCRIBE", 1), ("SSUBSCRIBE", 1), ("PUNSUBSCRIBE", -1)]
+        count = 0
+        for n in range(4):
+            for command, change in steps:
+                raw.send(encode(command, f"n{n}"))
+                raw.reply_bytes()
+                count += change
+                assert proxy.metric("pubsub_upstream_subscriptions") == count, (n, command)
+
+
 def hubs(server):
     return [row for row in server.clients() if "P" in row["flags"]]
 

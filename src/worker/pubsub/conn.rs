@@ -18,6 +18,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::serve::{Ended, Serving};
 use crate::hub::{Hub, Letter, Request};
 use crate::resp::Protocol;
+use crate::stats::ConnectFailure;
 use crate::upstream::backoff::Backoff;
 use crate::upstream::budget::Permit;
 use crate::upstream::handshake::Refusal;
@@ -68,6 +69,11 @@ impl HubConn {
             gap: Cell::new(None),
             shown: Cell::new(0),
         })
+    }
+
+    /// Its task runs, or there is something for it to do.
+    pub fn is_busy(&self) -> bool {
+        self.running.get() || self.hub.borrow().is_wanted()
     }
 
     /// Takes a request of a worker.
@@ -153,6 +159,9 @@ impl HubConn {
     pub(super) fn show(&self, worker: &Worker) {
         let now = self.hub.borrow().subscribed().iter().sum();
         let shown = self.shown.replace(now);
+        if now == shown {
+            return;
+        }
         let gauge = &worker.stats.counters.hub_subscriptions;
         gauge.add(now as u64);
         gauge.sub(shown as u64);
@@ -216,12 +225,39 @@ impl HubConn {
     }
 
     fn handle_refusal(&self, worker: &Rc<Worker>, refusal: &Refusal) {
-        if refusal.only_this_key {
-            let refused = Failure::Refused(refusal.message.clone());
-            self.hub.borrow_mut().expire(Tick::MAX, &refused);
-            return self.handle_failure(worker, refused);
+        if !refusal.only_this_key {
+            return self.handle_failure(worker, Failure::Unreachable(describe(refusal)));
         }
-        self.handle_failure(worker, Failure::Unreachable(describe(refusal)));
+        let refused = Failure::Refused(refusal.message.clone());
+        if self.is_for_good(refusal) {
+            self.revoke(&refused);
+        } else {
+            self.hub.borrow_mut().expire(Tick::MAX, &refused);
+        }
+        self.handle_failure(worker, refused);
+    }
+
+    /// The server knows the client's user or password no longer. That the proxy's own name is refused
+    /// is for its operator to mend; so is protected mode, which refuses everybody.
+    fn is_for_good(&self, refusal: &Refusal) -> bool {
+        self.identity != IdentityId::OWN
+            && refusal.cause == ConnectFailure::Auth
+            && !refusal.message.starts_with("DENIED")
+    }
+
+    /// Closes the subscribers, as Redis closes those of a user who is deleted.
+    fn revoke(&self, refused: &Failure) {
+        let names = self.hub.borrow_mut().revoke(refused);
+        self.gap.set(None); // nobody is left who has missed anything
+        if names > 0
+            && let Failure::Refused(reason) = refused
+        {
+            tracing::warn!(
+                reason,
+                names,
+                "the server no longer accepts the user of a pub/sub connection; its subscribers are closed"
+            );
+        }
     }
 
     fn handle_failure(&self, worker: &Rc<Worker>, failure: Failure) {

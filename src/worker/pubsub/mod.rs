@@ -59,17 +59,28 @@ struct Ask {
 }
 
 impl PubSub {
-    /// Calls `act` on the entry of a name, and forgets the entry if nobody needs it.
+    /// Calls `act` on the entry of a name, and forgets the entry if nobody needs it; so too the identity.
     fn with<T>(&self, topic: &Topic, act: impl FnOnce(&mut Listeners) -> T) -> T {
-        let mut names = self.names.borrow_mut();
-        let names = &mut names.entry(topic.identity).or_default()[topic.name.kind as usize];
+        let mut identities = self.names.borrow_mut();
+        let kinds = identities.entry(topic.identity).or_default();
+        let names = &mut kinds[topic.name.kind as usize];
         let bytes = &topic.name.bytes;
         let mut entry = names.remove(bytes).unwrap_or_default();
         let result = act(&mut entry);
         if entry.uses > 0 || !entry.clients.is_empty() {
             names.insert(bytes.clone(), entry);
+        } else if kinds.iter().all(HashMap::is_empty) {
+            identities.remove(&topic.identity);
         }
         result
+    }
+
+    /// Forgets the hubs of identities that nobody uses; false if there are no others of clients' own.
+    /// Those of the living stay: they know when the server may be asked again.
+    pub(super) fn forget_hubs(&self, is_alive: impl Fn(IdentityId) -> bool) -> bool {
+        let mut hubs = self.hubs.borrow_mut();
+        hubs.retain(|identity, hub| is_alive(*identity) || hub.is_busy());
+        hubs.keys().any(|identity| *identity != IdentityId::OWN)
     }
 
     fn listeners(&self, identity: IdentityId, name: &Name) -> Vec<Rc<Client>> {
@@ -264,6 +275,7 @@ impl Worker {
             .or_insert_with(|| HubConn::new(self, identity))
             .clone();
         drop(hubs);
+        self.note_identity(identity);
         hub.handle_request(self, from, request);
     }
 
@@ -271,6 +283,7 @@ impl Worker {
     pub(super) fn handle_letters(&self, identity: IdentityId, bytes: &[u8], letters: &[Letter]) {
         let frames = Frames::new(bytes, letters);
         let mut touched: Vec<Rc<Client>> = Vec::new();
+        let mut closed = 0;
         for letter in letters {
             match letter {
                 Letter::Message { kind, name, frame } => {
@@ -298,17 +311,27 @@ impl Worker {
                     flush_all(&mut touched, &frames);
                     // As Redis does with clients that may no longer listen.
                     for client in self.pubsub.listeners(identity, name) {
-                        tracing::warn!(
+                        if client.is_gone() {
+                            continue; // by another of its names
+                        }
+                        tracing::debug!(
                             client = client.id(),
                             kind = name.kind.as_str(),
                             "client closed: the server no longer lets it subscribe to a name"
                         );
                         client.kill(false);
+                        closed += 1;
                     }
                 }
             }
         }
         flush_all(&mut touched, &frames);
+        if closed > 0 {
+            tracing::warn!(
+                clients = closed,
+                "clients closed: the server no longer lets them subscribe to a name"
+            );
+        }
     }
 
     /// A hub has answered what a client asked; the client goes on before anything else is delivered.
@@ -346,4 +369,35 @@ fn by_identity(
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Kind;
+
+    #[test]
+    fn an_identity_without_names_is_forgotten() {
+        let pubsub = PubSub::default();
+        let topic = |identity, kind| Topic {
+            identity: IdentityId(identity),
+            name: Name {
+                kind,
+                bytes: (*b"a").into(),
+            },
+        };
+        for identity in 0..3 {
+            for kind in Kind::ALL {
+                pubsub.with(&topic(identity, kind), |entry| entry.uses += 1);
+            }
+        }
+        for kind in Kind::ALL {
+            assert!(pubsub.names.borrow().contains_key(&IdentityId(1)));
+            pubsub.with(&topic(1, kind), |entry| entry.uses -= 1);
+        }
+        pubsub.with(&topic(7, Kind::Shard), |_| ());
+        let mut left: Vec<u32> = pubsub.names.borrow().keys().map(|id| id.0).collect();
+        left.sort_unstable();
+        assert_eq!(left, [0, 2]);
+    }
 }

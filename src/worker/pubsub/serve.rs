@@ -212,6 +212,8 @@ impl<'a> Serving<'a> {
                 frame = position;
             }
         }
+        // Before the clients are told: whoever knows of a subscription finds it counted.
+        self.conn.show(self.worker);
         self.conn.dispatch(self.worker, &input[..frame]);
         if let Some(what) = broken {
             return desync(&what);
