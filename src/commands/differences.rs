@@ -36,6 +36,12 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         commands: &[],
+        what: "A client that closes its sending direction while a command of its blocks is taken for gone, and the wait \
+            ends; what it said before is still answered.",
+        why: "An element must not be taken for somebody who may not be there.",
+    },
+    Difference {
+        commands: &[],
         what: "Errors of the proxy itself begin with `Nearkey:` after their code, and name the setting behind them.",
         why: "An unreachable server, a limit or a denied command has no reply of the server's to pass on.",
     },
@@ -102,7 +108,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &["MULTI"],
         what: "A command that only the server can refuse (out of memory, ACL) is answered QUEUED; EXEC then answers \
-            EXECABORT.",
+            EXECABORT, or NOPERM to a user who may not use MULTI.",
         why: "The server sees the transaction at EXEC, as one block. Until then the command table judges.",
     },
     Difference {
@@ -118,8 +124,9 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         commands: &["PUBSUB NUMSUB", "PUBSUB SHARDNUMSUB"],
-        what: "Count this proxy's own clients one by one and every other proxy as one.",
-        why: "Each proxy knows only its own clients.",
+        what: "Count this proxy's own clients one by one and every other proxy as one; inside MULTI and scripts, this \
+            one too.",
+        why: "Each proxy knows only its own clients, and replies of transactions are passed on as they come.",
     },
     Difference {
         commands: &["PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE"],
