@@ -29,6 +29,7 @@ def works(raw):
 
 def test_one_client_too_many_gets_redis_own_error(redis_server, nearkey):
     proxy = nearkey(redis_server(), listen__max_clients=5)
+    eventually(lambda: proxy.metrics()["nearkey_clients"] == 0)  # who asked whether it is up may still count
     clients = [proxy.connect() for _ in range(5)]
     for raw in clients:
         assert raw.command("PING") == b"PONG"
