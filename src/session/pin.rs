@@ -23,6 +23,20 @@ impl Session {
         router.poll_lease(self.key)
     }
 
+    /// Has the leased connection, or tells what becomes of the command without it.
+    fn obtain_lease<R: Router>(
+        &mut self,
+        out: &mut Vec<u8>,
+        env: &Env<'_>,
+        router: &mut R,
+    ) -> Result<(), Verdict> {
+        match self.poll_own_lease(router) {
+            Poll::Pending => Err(Verdict::Hold),
+            Poll::Ready(Err(text)) => Err(self.answer_refused(text, out, env)),
+            Poll::Ready(Ok(())) => Ok(()),
+        }
+    }
+
     /// Sends whole commands on the leased connection.
     pub(super) fn send_leased<R: Router>(
         &mut self,
@@ -99,10 +113,8 @@ impl Session {
             self.last_command = spec.id();
             return self.answer_simple("OK", out, env);
         }
-        match self.poll_own_lease(router) {
-            Poll::Pending => return Verdict::Hold,
-            Poll::Ready(Err(text)) => return self.answer_refused(text, out, env),
-            Poll::Ready(Ok(())) => {}
+        if let Err(verdict) = self.obtain_lease(out, env, router) {
+            return verdict;
         }
         self.last_command = spec.id();
         let terms = self.handling().into();
@@ -196,10 +208,8 @@ impl Session {
         if self.pending.owed() > 0 {
             return Verdict::Hold; // the next reply must be the one that tells
         }
-        match self.poll_own_lease(router) {
-            Poll::Pending => return Verdict::Hold,
-            Poll::Ready(Err(text)) => return self.answer_refused(text, out, env),
-            Poll::Ready(Ok(())) => {}
+        if let Err(verdict) = self.obtain_lease(out, env, router) {
+            return verdict;
         }
         self.last_command = spec.id();
         self.send_state(pin, command, router);
@@ -236,14 +246,11 @@ impl Session {
         if self.pending.owed() > 0 {
             return Verdict::Hold;
         }
-        match self.poll_own_lease(router) {
-            Poll::Pending => Verdict::Hold,
-            Poll::Ready(Err(text)) => self.answer_refused(text, out, env),
-            Poll::Ready(Ok(())) => {
-                self.send_state(Pin::Unknown, command, router);
-                Verdict::Done
-            }
+        if let Err(verdict) = self.obtain_lease(out, env, router) {
+            return verdict;
         }
+        self.send_state(Pin::Unknown, command, router);
+        Verdict::Done
     }
 
     /// SELECT while a leased connection is held: that one moves too.
