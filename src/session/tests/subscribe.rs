@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::hub::Kind;
+use crate::hub::Topic;
 use crate::upstream::IdentityId;
 
 const GATE: &str = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
