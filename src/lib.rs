@@ -48,6 +48,7 @@ pub mod config;
 pub mod downstream;
 pub mod healthcheck;
 pub mod hub;
+pub mod l1;
 pub mod limits;
 pub mod proxy;
 pub mod resp;

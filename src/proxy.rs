@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::downstream::listener::{self, Accepted, Bound, Listener};
 use crate::downstream::stream::Stream;
 use crate::hub::Census;
+use crate::l1::L1;
 use crate::resp::{self, encode};
 use crate::session::{Settings, errors};
 use crate::stats::{UpstreamStats, WorkerStats};
@@ -53,6 +54,7 @@ pub struct Proxy {
     dialer: Arc<Dialer>,
     threads: Vec<JoinHandle<()>>,
     started: Instant,
+    l1: Option<Arc<L1>>,
 }
 
 /// What the acceptor, the workers and the drain share.
@@ -92,6 +94,7 @@ impl Proxy {
         let table = CommandTable::builtin()
             .with_denied(&config.commands.deny)
             .map_err(|name| Error(format!("commands.deny: '{name}' is not a command name")))?;
+        let l1 = L1::new(config.cache.clone(), &table);
         let upstream = Arc::new(UpstreamStats::default());
         let dialer = Arc::new(Dialer::new(
             config.upstream.clone(),
@@ -123,6 +126,7 @@ impl Proxy {
             dialer,
             threads: Vec::new(),
             started: Instant::now(),
+            l1,
         };
         proxy.start_threads(receivers, bound)?;
         Ok(proxy)
@@ -161,6 +165,7 @@ impl Proxy {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
                     started: self.started,
+                    l1: self.l1.clone(),
                 },
                 directory: directory.clone(),
                 census: census.clone(),
@@ -193,6 +198,11 @@ impl Proxy {
     /// What is known of the upstream.
     pub fn upstream(&self) -> &Arc<UpstreamStats> {
         &self.dialer.stats
+    }
+
+    /// L1, if the configuration has a use for one.
+    pub fn l1(&self) -> Option<&Arc<L1>> {
+        self.l1.as_ref()
     }
 
     /// When it started.

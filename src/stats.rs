@@ -159,6 +159,42 @@ counters! {
         hub_subscriptions,
         /// Times that subscriptions were lost and messages may have been missed.
         hub_gaps,
+        /// Commands answered from L1.
+        l1_hits,
+        /// Bytes of those commands and of their replies, which did not travel upstream.
+        l1_hit_bytes,
+        /// Commands that L1 could have answered had it known the key: they travelled.
+        l1_misses,
+        /// Reads that waited for a fetch which another had ordered.
+        l1_joins,
+        /// Fetches ordered on tracked connections.
+        l1_fetches,
+        /// Replies that were kept.
+        l1_fills,
+        /// Replies that were not kept: their key had changed, or may have.
+        l1_fills_moved,
+        /// Replies that were not kept: too large.
+        l1_fills_large,
+        /// Replies that were not kept: errors, and keys that expired meanwhile.
+        l1_fills_unfit,
+        /// Reads that L1 holds, of keys that no rule lets it keep.
+        l1_bypass_rule,
+        /// Reads that L1 holds, of clients with something in flight.
+        l1_bypass_pipeline,
+        /// Reads that L1 would have fetched: its connection is not up, or silent.
+        l1_bypass_down,
+        /// Commands answered from what L1 had, beyond its age, while the server could not be reached.
+        l1_stale_hits,
+        /// Commands that L1 would have answered, had it not only observed.
+        l1_observed_hits,
+        /// Invalidation pushes, and the keys they named.
+        l1_pushes,
+        /// Keys that pushes named.
+        l1_pushed_keys,
+        /// Pushes that named everything.
+        l1_flushes,
+        /// Commands sent for L1's own sake: CLIENT CACHING, PTTL, PING, the canary.
+        l1_overhead_commands,
     }
 }
 

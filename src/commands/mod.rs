@@ -47,6 +47,13 @@ pub struct CommandId {
     subcommand: u16,
 }
 
+impl CommandId {
+    /// The command's place in its table, from one; its subcommands share it.
+    pub fn index(self) -> usize {
+        self.command.into()
+    }
+}
+
 /// What a call's class depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decides {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Commands, Config, Process};
 use crate::secret::Secret;
 use crate::upstream::{Address, Auth, OnLostReply};
-use crate::{admin, downstream, telemetry, upstream};
+use crate::{admin, downstream, l1, telemetry, upstream};
 
 /// The settings as far as they are known.
 pub(super) struct Draft {
@@ -61,6 +61,7 @@ impl Draft {
 
 fn empty_config() -> Config {
     Config {
+        cache: l1::config::Config::default(),
         listen: downstream::Config {
             address: None,
             unix: None,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{Cli, Flags};
-use crate::{admin, downstream, telemetry, upstream};
+use crate::{admin, downstream, l1, telemetry, upstream};
 
 mod checks;
 mod draft;
@@ -51,6 +51,8 @@ pub struct Config {
     pub listen: downstream::Config,
     /// `[upstream]`
     pub upstream: upstream::Config,
+    /// `[cache]`, `[[cache.rules]]`, `[cost]`
+    pub cache: l1::config::Config,
     /// `[commands]`
     pub commands: Commands,
     /// `[admin]`

@@ -21,6 +21,7 @@ use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::{Ended, Serving};
 use super::status::{State, Status};
+use crate::l1::L1;
 use crate::stats::WorkerStats;
 
 /// Clients are not read while more than this waits to be written to their connection.
@@ -44,6 +45,8 @@ pub struct Link {
     pub stats: Arc<WorkerStats>,
     /// When the worker started.
     pub started: Instant,
+    /// Cached replies, for which commands that were answered touch their keys.
+    pub l1: Option<Arc<L1>>,
 }
 
 impl Link {

@@ -14,6 +14,7 @@ mod queries;
 mod remote;
 mod route;
 mod target;
+mod tracked;
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use self::remote::{Event, GaugeHandle, Handed, Outlet};
 use crate::commands::CommandTable;
 use crate::downstream::stream::Stream;
 use crate::hub::{self, Census};
+use crate::l1::reader::Reader;
 use crate::proxy::Dealt;
 use crate::resp::Protocol;
 use crate::session::Settings;
@@ -167,6 +169,8 @@ pub struct Worker {
     outlets: RefCell<HashMap<(LaneId, usize), Rc<Outlet>>>,
     leases: Leases,
     pubsub: PubSub,
+    /// L1 as the clients of this worker see it.
+    reader: Option<Reader>,
     scratch: RefCell<Box<[u8]>>,
     /// Somebody looks for connections that nobody can use any more.
     sweeping: Cell<bool>,
@@ -180,6 +184,11 @@ impl Worker {
             settings: parts.settings,
             limits: parts.limits,
             stats: parts.link.stats.clone(),
+            reader: parts
+                .link
+                .l1
+                .clone()
+                .map(|l1| Reader::new(l1, parts.link.stats.clone())),
             table: RefCell::new(parts.link.dialer.table.clone()),
             link: Rc::new(parts.link),
             directory: parts.directory,

@@ -1,0 +1,191 @@
+//! L1: replies to reads of hot keys, kept in this process and coherent with the server.
+//!
+//! # How an entry stays true
+//!
+//! * A *fill* is ordered on the [tracked connection](tracked) together with the key's remaining life, so
+//!   that the server will push when the key changes; pushes and replies come in the order in which things
+//!   happened there. Before it is ordered the key's [stamp](stamps) is armed; what may change the key, and
+//!   what shows a newer value of it, touches the stamp, and the fill or entry is good no more.
+//! * Our own commands touch the stamps of what they write when they are sent, and of all they write or read
+//!   past L1 when their reply has come, before it is handed on.
+//! * A *hit* needs a round trip on the tracked connection within `cache.lease`: what the server wrote before
+//!   that has been pushed by then.
+//!
+//! From this follows that a client reads what clients of this proxy have written, never older than it
+//! has read, never past the key's expiry, and never older than the lease. What is not promised: the writes
+//! of others within the delay of their push.
+//!
+//! [`reader`] is what a worker's sessions ask; [`tracked`] is what is said and heard on the connection.
+//! Nothing in here does I/O.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+pub mod clock;
+pub mod config;
+pub mod entry;
+pub mod fetch;
+pub mod front;
+pub mod reader;
+pub mod render;
+pub mod rules;
+pub mod shape;
+pub mod sketch;
+pub mod stamps;
+pub mod store;
+pub mod touched;
+pub mod tracked;
+pub mod tracker;
+
+use self::clock::Clock;
+use self::config::{Config, Mode};
+use self::entry::Scope;
+use self::rules::Rules;
+use self::shape::Shapes;
+use self::sketch::Sketch;
+use self::stamps::Stamps;
+use self::store::Store;
+use self::touched::Touched;
+use self::tracker::Tracker;
+use crate::commands::CommandTable;
+
+/// What coherence rests on, each by itself. The model and the checker leave one out at a time and must
+/// then find something wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// What moved since a fill was ordered makes its answer no entry.
+    Stamps,
+    /// A push touches its keys.
+    Pushes,
+    /// A null push touches everything.
+    NullPushes,
+    /// A write touches its keys when it is sent.
+    SentWrites,
+    /// And when its reply has come, before that is handed on.
+    AnsweredWrites,
+    /// Writes of unknown keys touch everything.
+    UnknownWrites,
+    /// A session with anything in flight gets no hit.
+    StrictPipeline,
+    /// Who joins a fetch needs its stamp to stand.
+    VersionedJoin,
+    /// A value shown past L1 touches its key.
+    Shown,
+    /// A hit needs a recent round trip.
+    Lease,
+    /// A lost connection ends what was filled over it.
+    LostLink,
+    /// No entry outlives its key.
+    Expiry,
+    /// Database and identity are part of an entry's name.
+    Scope,
+}
+
+/// L1 as all threads of the process share it.
+#[derive(Debug)]
+pub struct L1 {
+    /// Settings.
+    pub config: Config,
+    /// What holds for which keys.
+    pub rules: Rules,
+    /// Which reads it holds.
+    pub shapes: Shapes,
+    /// Whether keys may have changed.
+    pub stamps: Stamps,
+    /// Entries.
+    pub store: Store,
+    /// Which reads were seen before.
+    pub sketch: Sketch,
+    /// The time.
+    pub clock: Clock,
+    trackers: Mutex<HashMap<Scope, Arc<Tracker>>>,
+    #[cfg(any(test, feature = "sabotage"))]
+    left_out: Option<Rule>,
+}
+
+impl L1 {
+    /// An empty L1; `None` if these settings never make use of one.
+    pub fn new(config: Config, table: &CommandTable) -> Option<Arc<Self>> {
+        (!config.is_inert()).then(|| Arc::new(Self::build(config, table)))
+    }
+
+    fn build(config: Config, table: &CommandTable) -> Self {
+        Self {
+            rules: Rules::new(&config),
+            shapes: Shapes::new(table),
+            stamps: Stamps::default(),
+            store: Store::new(config.max_bytes),
+            sketch: Sketch::default(),
+            clock: Clock::default(),
+            trackers: Mutex::default(),
+            config,
+            #[cfg(any(test, feature = "sabotage"))]
+            left_out: None,
+        }
+    }
+
+    /// Whether a rule of coherence is kept. All are, but for tests that must notice.
+    #[inline(always)]
+    pub fn keeps(&self, rule: Rule) -> bool {
+        #[cfg(any(test, feature = "sabotage"))]
+        return self.left_out != Some(rule);
+        #[cfg(not(any(test, feature = "sabotage")))]
+        {
+            let _ = rule;
+            true
+        }
+    }
+
+    /// The tracked connection for these reads.
+    pub fn tracker(&self, scope: Scope) -> Arc<Tracker> {
+        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = trackers.entry(scope);
+        known
+            .or_insert_with(|| Arc::new(Tracker::new(scope)))
+            .clone()
+    }
+
+    /// All tracked connections that were ever wanted.
+    pub fn trackers(&self) -> Vec<Arc<Tracker>> {
+        let trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        trackers.values().cloned().collect()
+    }
+
+    /// Nothing is served from here, only counted.
+    pub fn observes(&self) -> bool {
+        self.config.mode == Mode::Observe
+    }
+
+    /// Commands that touch these keys are about to be sent.
+    pub fn note_sent(&self, touched: &Touched) {
+        if touched.writes() && self.keeps(Rule::SentWrites) {
+            self.touch(touched);
+        }
+    }
+
+    /// The reply to commands that touched these keys has come, or will not, and is not handed on yet.
+    pub fn note_answered(&self, touched: &Touched) {
+        let rule = if touched.writes() {
+            Rule::AnsweredWrites
+        } else {
+            Rule::Shown
+        };
+        if self.keeps(rule) {
+            self.touch(touched);
+        }
+    }
+
+    fn touch(&self, touched: &Touched) {
+        for place in touched.places() {
+            self.stamps.touch(*place);
+        }
+        if touched.is_everything() && self.keeps(Rule::UnknownWrites) {
+            self.stamps.touch_all();
+        }
+        if touched.shows_presence() {
+            self.stamps.touch_absent();
+        }
+    }
+}

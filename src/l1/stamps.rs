@@ -1,0 +1,175 @@
+//! Whether what is known of a key may have changed since.
+//!
+//! A *stamp* is a number in a fixed table, found by a hash of the key's name alone: in all databases at
+//! once, as the server's pushes name keys. A fill [arms](Stamps::arm) the place of its key; whatever may
+//! change the key, or shows a newer value of it, [touches](Stamps::touch) the place, and everything that
+//! was armed before no longer [stands](Stamps::stands). Keys that share a place cost a miss, never a
+//! wrong answer. A place that nothing is armed in is only looked at: what nobody caches costs one load.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Places of the table, a power of two.
+const PLACES: usize = 1 << 16;
+
+/// Set in a stamp while something may rely on it.
+const ARMED: u32 = 1;
+
+/// Where a key's stamp is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub u32);
+
+/// What a fill took when it was enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Where.
+    pub place: Place,
+    value: u32,
+    epoch: u64,
+    absence: u64,
+}
+
+/// The table of stamps and the epoch of everything.
+#[derive(Debug)]
+pub struct Stamps {
+    table: Box<[AtomicU32]>,
+    /// Grows when anything may have changed.
+    epoch: AtomicU64,
+    /// Grows when keys were shown that may have been thought missing.
+    absence: AtomicU64,
+    hasher: foldhash::quality::RandomState,
+}
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Self {
+            table: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            epoch: AtomicU64::new(0),
+            absence: AtomicU64::new(0),
+            hasher: foldhash::quality::RandomState::default(),
+        }
+    }
+}
+
+impl Stamps {
+    /// The hash of a key's name; differs between processes.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// Where a key of this hash has its stamp.
+    #[inline]
+    pub fn place(&self, hash: u64) -> Place {
+        Place((hash as usize & (PLACES - 1)) as u32)
+    }
+
+    #[inline]
+    fn stamp(&self, place: Place) -> &AtomicU32 {
+        &self.table[place.0 as usize & (PLACES - 1)]
+    }
+
+    /// Something may rely on the stamp of this place: a key without one is in no fill and in no entry.
+    #[inline]
+    pub fn is_armed(&self, place: Place) -> bool {
+        self.stamp(place).load(Ordering::Acquire) & ARMED != 0
+    }
+
+    /// Takes the stamp for a fill, before its request is enqueued.
+    pub fn arm(&self, place: Place) -> Stamp {
+        // The epochs first: one that grows in between is older than the stamp says, which only costs
+        // the fill.
+        let (epoch, absence) = self.epochs();
+        let value = self.stamp(place).fetch_or(ARMED, Ordering::SeqCst) | ARMED;
+        Stamp {
+            place,
+            value,
+            epoch,
+            absence,
+        }
+    }
+
+    fn epochs(&self) -> (u64, u64) {
+        (
+            self.epoch.load(Ordering::SeqCst),
+            self.absence.load(Ordering::SeqCst),
+        )
+    }
+
+    /// The key of this place may have changed, or a value of it was shown past L1: what was armed
+    /// before is no longer good. True if anything was armed.
+    #[inline]
+    pub fn touch(&self, place: Place) -> bool {
+        let stamp = self.stamp(place);
+        let mut value = stamp.load(Ordering::SeqCst);
+        while value & ARMED != 0 {
+            // Even again, and another than ever before.
+            let next = value.wrapping_add(1);
+            match stamp.compare_exchange(value, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(now) => value = now,
+            }
+        }
+        false
+    }
+
+    /// Any key may have changed.
+    pub fn touch_all(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Keys were shown to exist.
+    pub fn touch_absent(&self) {
+        self.absence.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Nothing has touched the key since; `absent` if what relies on it is that the key is missing.
+    #[inline]
+    pub fn stands(&self, stamp: &Stamp, absent: bool) -> bool {
+        self.stamp(stamp.place).load(Ordering::SeqCst) == stamp.value
+            && self.epoch.load(Ordering::SeqCst) == stamp.epoch
+            && (!absent || self.absence.load(Ordering::SeqCst) == stamp.absence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(stamps: &Stamps, key: &[u8]) -> Place {
+        stamps.place(stamps.hash(key))
+    }
+
+    #[test]
+    fn a_touch_ends_what_was_armed_before_and_nothing_else() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        let first = stamps.arm(here);
+        assert_eq!(stamps.arm(here), first, "two fills may share a stamp");
+        assert!(stamps.stands(&first, true));
+        assert!(stamps.touch(here));
+        assert!(!stamps.stands(&first, false));
+        let second = stamps.arm(here);
+        assert!(stamps.stands(&second, false) && !stamps.stands(&first, false));
+    }
+
+    #[test]
+    fn an_unarmed_place_is_only_looked_at() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        assert!(!stamps.touch(here) && !stamps.is_armed(here));
+        stamps.arm(here);
+        assert!(stamps.touch(here));
+        assert!(!stamps.touch(here), "once is enough");
+    }
+
+    #[test]
+    fn epochs_end_everything_or_what_is_thought_missing() {
+        let stamps = Stamps::default();
+        let stamp = stamps.arm(place(&stamps, b"k"));
+        stamps.touch_absent();
+        assert!(stamps.stands(&stamp, false) && !stamps.stands(&stamp, true));
+        stamps.touch_all();
+        assert!(!stamps.stands(&stamp, false));
+    }
+}

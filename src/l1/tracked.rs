@@ -1,0 +1,1 @@
+//! What is said and heard on a tracked connection, without I/O.
