@@ -21,8 +21,8 @@ use crate::l1::L1;
 use crate::resp::{self, encode};
 use crate::session::{Settings, errors};
 use crate::stats::{UpstreamStats, WorkerStats};
-use crate::upstream::conn::Link;
 use crate::upstream::dial::Dialer;
+use crate::upstream::link::Link;
 use crate::upstream::tls::{Acceptor, Connector};
 use crate::worker::{Directory, Limits, Mail, Parts, Worker};
 

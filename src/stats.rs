@@ -169,6 +169,8 @@ counters! {
         l1_joins,
         /// Fetches ordered on tracked connections.
         l1_fetches,
+        /// Commands answered by a fetch.
+        l1_fetched,
         /// Replies that were kept.
         l1_fills,
         /// Replies that were not kept: their key had changed, or may have.

@@ -2,7 +2,7 @@
 //! configuration denies without their being known.
 
 use super::class::class_of_learned;
-use super::{Class, CommandId, CommandTable, Decides, Flags, Keys, Spec};
+use super::{Class, CommandId, CommandTable, Decides, Effect, Flags, Keys, Spec};
 
 /// One row of a COMMAND reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub(super) fn placeholder(name: &str) -> Spec {
         keys: Keys::Unknown,
         class: Class::Pinned,
         id: CommandId::default(),
+        effect: Effect::None,
         decides: Decides::Name,
         subcommands: Vec::new(),
     }

@@ -6,6 +6,7 @@
 
 mod class;
 mod differences;
+mod effect;
 mod flags;
 mod index;
 mod keys;
@@ -16,6 +17,7 @@ use index::Index;
 
 pub use class::{Class, DEFAULT_DENY, classify};
 pub use differences::{DIFFERENCES, Difference};
+pub use effect::Effect;
 pub use flags::Flags;
 pub use keys::{Keys, keys_of};
 pub use learned::ServerCommand;
@@ -34,6 +36,7 @@ pub struct Spec {
     /// What the proxy does with it; [`classify`] where [`Spec::needs_args`] says so.
     pub class: Class,
     id: CommandId,
+    effect: Effect,
     decides: Decides,
     subcommands: Vec<Self>,
 }
@@ -149,6 +152,7 @@ impl CommandTable {
                 keys: row.keys,
                 class: row.class,
                 id: CommandId::default(),
+                effect: Effect::None,
                 decides: if row.keys == Keys::Streams {
                     Decides::Block
                 } else {
@@ -173,15 +177,15 @@ impl CommandTable {
 
     fn new(mut specs: Vec<Spec>, denied: Vec<(Box<str>, Option<Box<str>>)>) -> Self {
         for (command, spec) in (1..).zip(&mut specs) {
-            spec.id = CommandId {
+            spec.set_effect(CommandId {
                 command,
                 subcommand: 0,
-            };
+            });
             for (subcommand, spec) in (1..).zip(&mut spec.subcommands) {
-                spec.id = CommandId {
+                spec.set_effect(CommandId {
                     command,
                     subcommand,
-                };
+                });
             }
         }
         let index = Index::new(specs.iter().map(|spec| &*spec.name));

@@ -21,6 +21,15 @@ pub struct Scope {
     pub identity: IdentityId,
 }
 
+impl Default for Scope {
+    fn default() -> Self {
+        Self {
+            db: 0,
+            identity: IdentityId::OWN,
+        }
+    }
+}
+
 /// A read that a client asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Read<'a> {

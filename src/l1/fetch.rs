@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::clock::Now;
-use super::entry::{Entry, Name};
+use super::entry::{Entry, Name, Read};
 use super::rules::Terms;
 use super::stamps::Stamp;
 use super::tracker::Tracker;
@@ -74,6 +74,11 @@ impl Fetch {
             link,
             state: RefCell::new(State::Waiting(Vec::new())),
         })
+    }
+
+    /// It is a fetch of this read.
+    pub fn is_of(&self, read: &Read<'_>) -> bool {
+        self.name.is_of(read)
     }
 
     /// The answer, if it has come; else `waker` is called when it does.

@@ -49,7 +49,7 @@ use self::stamps::Stamps;
 use self::store::Store;
 use self::touched::Touched;
 use self::tracker::Tracker;
-use crate::commands::CommandTable;
+use crate::commands::{CommandId, CommandTable, Spec};
 
 /// What coherence rests on, each by itself. The model and the checker leave one out at a time and must
 /// then find something wrong.
@@ -101,6 +101,9 @@ pub struct L1 {
     /// The time.
     pub clock: Clock,
     trackers: Mutex<HashMap<Scope, Arc<Tracker>>>,
+    /// MGET, and GET, of which it is made.
+    mget: CommandId,
+    get: CommandId,
     #[cfg(any(test, feature = "sabotage"))]
     left_out: Option<Rule>,
 }
@@ -112,7 +115,10 @@ impl L1 {
     }
 
     fn build(config: Config, table: &CommandTable) -> Self {
+        let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
         Self {
+            mget: id(b"MGET"),
+            get: id(b"GET"),
             rules: Rules::new(&config),
             shapes: Shapes::new(table),
             stamps: Stamps::default(),
@@ -138,6 +144,12 @@ impl L1 {
         }
     }
 
+    /// The read that yields the elements of this command's reply, where it reads several keys.
+    #[inline]
+    pub fn element_of(&self, spec: &Spec) -> Option<CommandId> {
+        (spec.id() == self.mget).then_some(self.get)
+    }
+
     /// The tracked connection for these reads.
     pub fn tracker(&self, scope: Scope) -> Arc<Tracker> {
         let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +163,16 @@ impl L1 {
     pub fn trackers(&self) -> Vec<Arc<Tracker>> {
         let trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
         trackers.values().cloned().collect()
+    }
+
+    /// The server is not what it was: nothing that is known of it counts any more.
+    pub fn lose_all(&self) {
+        if self.keeps(Rule::LostLink) {
+            self.stamps.touch_all();
+        }
+        for tracker in self.trackers() {
+            tracker.lose();
+        }
     }
 
     /// Nothing is served from here, only counted.

@@ -41,6 +41,33 @@ pub enum Outcome {
     Pass,
 }
 
+/// What becomes of a command that is made of several reads.
+#[derive(Debug)]
+pub enum Combined {
+    /// These answer it, in order.
+    Hits(Vec<Arc<Entry>>),
+    /// What is missing is on its way; ask again when all of it has come.
+    Wait(Vec<Rc<Fetch>>),
+    /// It travels like any other command.
+    Pass,
+}
+
+/// What is known of a read.
+#[derive(Debug)]
+pub enum Seen {
+    /// This answers it.
+    Entry(Arc<Entry>),
+    /// The answer is on its way.
+    Fetch(Rc<Fetch>),
+    /// It is worth a fetch, on these terms.
+    Wanted(Arc<Terms>),
+    /// Nothing, and it is not worth a fetch.
+    Nothing,
+}
+
+/// Most keys that one command orders.
+const MAX_FETCHES: usize = 256;
+
 /// Whether an entry may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -67,31 +94,34 @@ impl Reader {
         }
     }
 
-    /// What becomes of a read whose session has nothing in flight. Counts nothing but what it starts.
-    pub fn read(&self, read: &Read<'_>, now: Now, fetcher: &mut impl Fetcher) -> Outcome {
+    /// What is known of a read whose session has nothing in flight. Orders nothing.
+    pub fn look(&self, read: &Read<'_>, now: Now, is_down: impl Fn() -> bool) -> Seen {
+        let counters = &self.stats.counters;
         // Where nothing is armed there can be no entry that is good.
         if self.l1.stamps.is_armed(read.place)
             && let Some(entry) = self.find(read)
         {
             match self.judge(&entry, now) {
                 Verdict::Good if entry.terms.mode == Mode::Observe => {
-                    self.stats.counters.l1_observed_hits.add(1);
-                    return Outcome::Pass;
+                    counters.l1_observed_hits.add(1);
+                    return Seen::Nothing;
                 }
                 Verdict::Good => {
                     if !entry.timed {
                         entry.tracker.note_hit(now, self.l1.config.lease);
                     }
-                    return Outcome::Hit(entry);
+                    return Seen::Entry(entry);
                 }
-                Verdict::Lapsed | Verdict::Overdue
-                    if self.may_serve_stale(&entry, now, fetcher) =>
-                {
-                    self.stats.counters.l1_stale_hits.add(1);
-                    return Outcome::Hit(entry);
+                Verdict::Lapsed | Verdict::Overdue if may_serve_stale(&entry, now, &is_down) => {
+                    counters.l1_stale_hits.add(1);
+                    return Seen::Entry(entry);
                 }
                 Verdict::Lapsed | Verdict::Overdue => {
-                    return self.fetch(read, now, &entry.terms, fetcher);
+                    counters.l1_misses.add(1);
+                    return match self.joinable(read) {
+                        Some(fetch) => Seen::Fetch(fetch),
+                        None => Seen::Wanted(entry.terms.clone()),
+                    };
                 }
                 Verdict::Bad => {
                     self.front.borrow_mut().clear(entry.hash);
@@ -101,21 +131,78 @@ impl Reader {
         }
         let terms = self.l1.rules.of(read.key);
         if !terms.cache || terms.mode == Mode::Off {
-            self.stats.counters.l1_bypass_rule.add(1);
-            return Outcome::Pass;
+            counters.l1_bypass_rule.add(1);
+            return Seen::Nothing;
         }
+        counters.l1_misses.add(1);
         if let Some(fetch) = self.joinable(read) {
-            self.stats.counters.l1_joins.add(1);
-            return Outcome::Wait(fetch);
+            return Seen::Fetch(fetch);
         }
         if self.l1.sketch.see(read.hash) == 0 {
-            return Outcome::Pass;
+            return Seen::Nothing;
         }
         if terms.mode == Mode::Observe {
             self.observe(read, now, terms);
-            return Outcome::Pass;
+            return Seen::Nothing;
         }
-        self.fetch(read, now, terms, fetcher)
+        Seen::Wanted(terms.clone())
+    }
+
+    /// What becomes of a read whose session has nothing in flight.
+    pub fn read(&self, read: &Read<'_>, now: Now, fetcher: &mut impl Fetcher) -> Outcome {
+        match self.look(read, now, || fetcher.is_down()) {
+            Seen::Entry(entry) => Outcome::Hit(entry),
+            Seen::Fetch(fetch) => {
+                self.stats.counters.l1_joins.add(1);
+                Outcome::Wait(fetch)
+            }
+            Seen::Wanted(terms) => match self.fetch(read, now, &terms, fetcher) {
+                Some(fetch) => Outcome::Wait(fetch),
+                None => Outcome::Pass,
+            },
+            Seen::Nothing => Outcome::Pass,
+        }
+    }
+
+    /// What becomes of a command that is made of several reads: they are answered all at one moment, or
+    /// those that are missing are ordered first, or all of them travel. `may_fetch` the first time.
+    pub fn read_many(
+        &self,
+        reads: &[Read<'_>],
+        now: Now,
+        may_fetch: bool,
+        fetcher: &mut impl Fetcher,
+    ) -> Combined {
+        let seen: Vec<Seen> = reads
+            .iter()
+            .map(|read| self.look(read, now, || fetcher.is_down()))
+            .collect();
+        let missing = seen.iter().filter(|seen| !matches!(seen, Seen::Entry(_)));
+        let missing = missing.count();
+        if missing == 0 {
+            let entry = |seen| match seen {
+                Seen::Entry(entry) => Some(entry),
+                _ => None,
+            };
+            return Combined::Hits(seen.into_iter().filter_map(entry).collect());
+        }
+        let hopeless = seen.iter().any(|seen| matches!(seen, Seen::Nothing));
+        if hopeless || !may_fetch || missing > MAX_FETCHES {
+            return Combined::Pass;
+        }
+        let mut fetches = Vec::with_capacity(missing);
+        for (read, seen) in reads.iter().zip(seen) {
+            let fetch = match seen {
+                Seen::Fetch(fetch) => Some(fetch),
+                Seen::Wanted(terms) => self.fetch(read, now, &terms, fetcher),
+                Seen::Entry(_) | Seen::Nothing => continue,
+            };
+            match fetch {
+                Some(fetch) => fetches.push(fetch),
+                None => return Combined::Pass,
+            }
+        }
+        Combined::Wait(fetches)
     }
 
     /// A hit was given: `bytes` of request and reply did not travel.
@@ -152,14 +239,6 @@ impl Reader {
         }
     }
 
-    fn may_serve_stale(&self, entry: &Entry, now: Now, fetcher: &impl Fetcher) -> bool {
-        let Some(limit) = entry.terms.stale_if_down else {
-            return false;
-        };
-        let end = entry.age.saturating_add(micros(limit));
-        now.since(entry.born) < end && fetcher.is_down()
-    }
-
     /// A fetch of the same read in flight whose answer will be new enough.
     fn joinable(&self, read: &Read<'_>) -> Option<Rc<Fetch>> {
         let ticket = *self.latest.borrow().get(&read.hash)?;
@@ -176,7 +255,7 @@ impl Reader {
         now: Now,
         terms: &Arc<Terms>,
         fetcher: &mut impl Fetcher,
-    ) -> Outcome {
+    ) -> Option<Rc<Fetch>> {
         let tracker = self.tracker(read.scope);
         tracker.want(now);
         let can = match tracker.standing() {
@@ -190,7 +269,7 @@ impl Reader {
         };
         if !can || tracker.is_stuck(now, self.l1.config.lease) {
             self.stats.counters.l1_bypass_down.add(1);
-            return Outcome::Pass;
+            return None;
         }
         let link = tracker.link();
         let stamp = self.l1.stamps.arm(read.place);
@@ -210,7 +289,7 @@ impl Reader {
             since: now,
             ticket,
         });
-        Outcome::Wait(fetch)
+        Some(fetch)
     }
 
     /// The answer to an order has come.
@@ -255,4 +334,13 @@ impl Reader {
         let tracker = trackers.entry(scope);
         tracker.or_insert_with(|| self.l1.tracker(scope)).clone()
     }
+}
+
+/// The entry's rule lets it be used beyond its time, and the server cannot be reached.
+fn may_serve_stale(entry: &Entry, now: Now, is_down: impl Fn() -> bool) -> bool {
+    let Some(limit) = entry.terms.stale_if_down else {
+        return false;
+    };
+    let end = entry.age.saturating_add(micros(limit));
+    now.since(entry.born) < end && is_down()
 }

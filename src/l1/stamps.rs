@@ -9,8 +9,14 @@
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::entry::Scope;
+use crate::commands::CommandId;
+
 /// Places of the table, a power of two.
 const PLACES: usize = 1 << 16;
+
+/// An odd number without a pattern.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Set in a stamp while something may rely on it.
 const ARMED: u32 = 1;
@@ -56,6 +62,17 @@ impl Stamps {
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash_one(key)
+    }
+
+    /// The hash of a whole read: its key, what else it says, where and by whom.
+    #[inline]
+    pub fn mix(&self, key: u64, rest: u64, scope: &Scope, command: CommandId) -> u64 {
+        let place = u64::from(scope.db) << 40 | u64::from(scope.identity.0) << 16;
+        let mut hash =
+            key ^ rest.rotate_left(23) ^ (place | command.index() as u64).wrapping_mul(GOLDEN);
+        hash ^= hash >> 32;
+        hash = hash.wrapping_mul(GOLDEN);
+        hash ^ hash >> 29
     }
 
     /// Where a key of this hash has its stamp.

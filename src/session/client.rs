@@ -7,6 +7,7 @@ use super::local::{answer_query, help};
 use super::special::Pin;
 use super::{Env, Labels, ReplyMode, Router, Session, Verdict, errors};
 use crate::commands::Spec;
+use crate::l1::touched::Touched;
 use crate::resp::encode;
 
 /// A question that one session cannot answer alone.
@@ -217,7 +218,7 @@ impl Session {
             self.forward(&command, 1, terms, router);
             return Verdict::Done;
         }
-        self.send(sub, &command, router)
+        self.send(sub, &command, Touched::default(), router)
     }
 
     fn set_info(&mut self, args: &[&[u8]], reply: &mut Vec<u8>) {

@@ -3,10 +3,11 @@
 use std::task::Poll;
 
 use super::special::Pin;
-use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local};
+use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local, touch};
 use crate::commands::{self, Class, CommandTable, Spec};
+use crate::l1::touched::Touched;
 use crate::resp::{encode, inline, request};
-use crate::upstream::pipe::Handling;
+use crate::upstream::pipe::{Handling, Terms};
 
 impl Session {
     /// Any command that is not on the hot path.
@@ -88,17 +89,23 @@ impl Session {
                 self.select_pinned(spec, command, args, out, env, router)
             }
             Class::Local if self.is_tracked() && tells_tracking(exact) => {
-                self.send(exact, command, router)
+                self.send(exact, command, Touched::default(), router)
             }
             Class::Local => self.handle_local(spec, args, out, env, router),
             Class::Transaction => self.transaction(spec, args, out, env, router),
             Class::Watch => self.watch(spec, command, args, out, env, router),
-            Class::Blocking => self.lease_once(exact, command, out, env, router),
+            Class::Blocking => {
+                let touched = touch::touched(env, exact, args);
+                self.lease_once(exact, command, touched, out, env, router)
+            }
             Class::Pinned => self.enter_state(exact, command, args, out, env, router),
             Class::Shared if asks_proxy(spec, args) => {
                 self.handle_local(spec, args, out, env, router)
             }
-            Class::Shared => self.send(exact, command, router),
+            Class::Shared => {
+                let touched = touch::touched(env, exact, args);
+                self.send(exact, command, touched, router)
+            }
             Class::Refused => self.answer_refused(errors::denied(spec, args), out, env),
             Class::Subscribe => self.subscribe(spec, args, out, env, router),
         }
@@ -109,6 +116,7 @@ impl Session {
         &mut self,
         spec: &Spec,
         command: &[u8],
+        touched: Touched,
         router: &mut R,
     ) -> Verdict {
         let pinned = self.is_pinned();
@@ -121,10 +129,14 @@ impl Session {
             ReplyMode::On => handling_of(spec),
             _ => Handling::Discard,
         };
+        let terms = Terms {
+            touched,
+            ..handling.into()
+        };
         if pinned {
-            self.send_leased(command, 1, handling.into(), router);
+            self.send_leased(command, 1, terms, router);
         } else {
-            self.forward(command, 1, handling.into(), router);
+            self.forward(command, 1, terms, router);
         }
         Verdict::Done
     }

@@ -10,8 +10,9 @@ use std::task::Poll;
 use super::special::Pin;
 use super::subscribe::is_open_to_subscribers;
 use super::transaction::MAX_TRANSACTION;
-use super::{Discard, Env, Mode, ReplyMode, Router, Session, Status, errors, handling_of};
+use super::{Discard, Env, Mode, ReplyMode, Router, Session, Status, errors, handling_of, touch};
 use crate::commands::{Class, Spec};
+use crate::l1::touched::Touched;
 use crate::resp::encode;
 use crate::resp::request::Scan;
 use crate::upstream::pipe::Handling;
@@ -69,7 +70,7 @@ impl Session {
                     self.must_drain = false;
                     self.last_command = spec.id();
                     self.mode = Mode::Streaming;
-                    router.begin_stream();
+                    router.begin_stream(self.touched_large(partial, spec, env));
                 }
                 Poll::Ready(Err(text)) => self.discard(&text),
             },
@@ -106,6 +107,12 @@ impl Session {
             }
             _ => Way::Whole,
         }
+    }
+
+    /// What a command touches of which only the beginning is here.
+    fn touched_large(&self, partial: &[u8], spec: &Spec, env: &Env<'_>) -> Touched {
+        let key = self.scanner.arg(1).and_then(|range| partial.get(range));
+        touch::touched_by_first(env, spec, key)
     }
 
     /// No state of the session speaks against passing a large command on as it comes.

@@ -15,19 +15,23 @@ mod large;
 mod local;
 mod pending;
 mod pin;
+mod read;
 mod router;
 mod special;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod touch;
 mod transaction;
 
 pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
-pub use router::{Env, Router, Settings};
+pub use router::{Env, Reads, Router, Settings};
 
+use self::read::Consulted;
 use self::special::{Pin, Special};
 use crate::commands::{Class, CommandId, Spec};
+use crate::l1::touched::Touched;
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
 use crate::upstream::pipe::{Handling, Terms};
@@ -136,6 +140,7 @@ enum Verdict {
 struct Row {
     start: usize,
     count: u32,
+    touched: Touched,
 }
 
 impl Session {
@@ -292,6 +297,21 @@ impl Session {
             let command = &input[start..end];
             if let Some(spec) = self.direct(command, kind, env) {
                 self.last_command = spec.id();
+                if let Some(l1) = env.l1 {
+                    match self.consult(l1, spec, command, &mut row, out, env, router) {
+                        Consulted::Travels => {}
+                        Consulted::Answered => {
+                            start = end;
+                            row.start = start;
+                            continue;
+                        }
+                        Consulted::Waits => {
+                            self.held = Some(kind);
+                            self.scanned = note_length(end - start);
+                            return (start, Some(Status::Hold));
+                        }
+                    }
+                }
                 row.count += 1;
                 start = end;
                 continue;
@@ -364,16 +384,15 @@ impl Session {
 
     fn send_row<R: Router>(&mut self, input: &[u8], end: usize, row: &mut Row, router: &mut R) {
         if row.count > 0 {
-            self.forward(
-                &input[row.start..end],
-                row.count,
-                Handling::Pass.into(),
-                router,
-            );
+            let terms = Terms {
+                touched: std::mem::take(&mut row.touched),
+                ..Handling::Pass.into()
+            };
+            self.forward(&input[row.start..end], row.count, terms, router);
         }
         *row = Row {
             start: end,
-            count: 0,
+            ..Row::default()
         };
     }
 

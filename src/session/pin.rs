@@ -3,8 +3,9 @@
 use std::task::Poll;
 
 use super::special::Pin;
-use super::{Env, Router, Session, Verdict, errors};
+use super::{Env, Router, Session, Verdict, errors, touch};
 use crate::commands::{Class, Flags, Spec};
+use crate::l1::touched::Touched;
 use crate::resp::{Protocol, encode};
 use crate::upstream::pipe::{Handling, Terms};
 
@@ -54,6 +55,7 @@ impl Session {
         &mut self,
         spec: &Spec,
         command: &[u8],
+        touched: Touched,
         out: &mut Vec<u8>,
         env: &Env<'_>,
         router: &mut R,
@@ -75,6 +77,7 @@ impl Session {
         self.last_command = spec.id();
         let mut terms = Terms {
             patient,
+            touched,
             ..self.handling().into()
         };
         if matches!(&*spec.name, "WAIT" | "WAITAOF") {
@@ -212,11 +215,17 @@ impl Session {
             return verdict;
         }
         self.last_command = spec.id();
-        self.send_state(pin, command, router);
+        self.send_state(pin, command, touch::of_state(env, spec), router);
         Verdict::Done
     }
 
-    fn send_state<R: Router>(&mut self, pin: Pin, command: &[u8], router: &mut R) {
+    fn send_state<R: Router>(
+        &mut self,
+        pin: Pin,
+        command: &[u8],
+        touched: Touched,
+        router: &mut R,
+    ) {
         self.must_drain = false;
         let known = self.has_pin(pin);
         self.pin(pin);
@@ -227,6 +236,7 @@ impl Session {
         let terms = Terms {
             // It may block for all that is known.
             patient: pin == Pin::Unknown,
+            touched,
             ..self.handling().into()
         };
         self.send_leased(command, 1, terms, router);
@@ -249,7 +259,7 @@ impl Session {
         if let Err(verdict) = self.obtain_lease(out, env, router) {
             return verdict;
         }
-        self.send_state(Pin::Unknown, command, router);
+        self.send_state(Pin::Unknown, command, touch::unknown(env), router);
         Verdict::Done
     }
 

@@ -6,6 +6,9 @@ use std::task::Poll;
 use super::Query;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
+use crate::l1::L1;
+use crate::l1::entry::Read;
+use crate::l1::touched::Touched;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
 use crate::stats::Counters;
@@ -19,6 +22,10 @@ pub trait Router {
     /// Sends whole commands on a shared connection for `key`. The key never differs from that of
     /// commands still in flight.
     fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms);
+
+    /// Answers reads from memory, one behind the other if there are several: true if the reply is in
+    /// `out`, false if the command must travel. Only asked while nothing of the session is in flight.
+    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool>;
 
     /// What the server says of itself, asked on a connection for `key`; `None` if it cannot be asked
     /// now.
@@ -71,7 +78,7 @@ pub trait Router {
     fn expect_lines(&mut self);
 
     /// Announces one large request on the leased connection; its bytes follow.
-    fn begin_stream(&mut self);
+    fn begin_stream(&mut self, touched: Touched);
 
     /// Passes a part of a large request on to the leased connection; `end` with the last part.
     fn stream(&mut self, part: &[u8], end: Option<Handling>);
@@ -118,4 +125,15 @@ pub struct Env<'a> {
     pub table: &'a CommandTable,
     /// Counters of this worker.
     pub counters: &'a Counters,
+    /// L1, where there is one.
+    pub l1: Option<&'a L1>,
+}
+
+/// One command that reads, of one key or of several.
+#[derive(Debug)]
+pub enum Reads<'a> {
+    /// The reply to this read is the reply to the command.
+    One(Read<'a>),
+    /// `MGET`: the reply is an array of what these yield.
+    Many(Vec<Read<'a>>),
 }

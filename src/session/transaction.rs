@@ -7,8 +7,9 @@
 use std::task::Poll;
 
 use super::special::Pin;
-use super::{Env, ReplyMode, Router, Session, Verdict, errors};
+use super::{Env, ReplyMode, Router, Session, Verdict, errors, touch};
 use crate::commands::{Class, Flags, Spec};
+use crate::l1::touched::Touched;
 use crate::resp::encode;
 use crate::upstream::pipe::{Handling, Terms};
 
@@ -27,6 +28,8 @@ pub(super) struct Transaction {
     leased: bool,
     /// And may leave a state behind there.
     tainted: bool,
+    /// What all of it touches.
+    touched: Touched,
 }
 
 impl Transaction {
@@ -39,6 +42,7 @@ impl Transaction {
             aborted: false,
             leased: false,
             tainted: false,
+            touched: Touched::default(),
         }
     }
 }
@@ -165,6 +169,7 @@ impl Session {
         env.counters.transactions.add(1);
         let terms = Terms {
             hidden: transaction.queued + 1,
+            touched: transaction.touched,
             ..self.handling().into()
         };
         let count = transaction.queued + 2;
@@ -201,6 +206,10 @@ impl Session {
             }
             self.last_command = spec.id();
         }
+        let touched = match spec {
+            Some((spec, _)) => touch::touched(env, spec, args),
+            None => touch::unknown(env),
+        };
         // What is not a wait can still write anything to its connection (DEBUG).
         let alone = spec.is_none_or(|(spec, class)| {
             class == Class::Blocking && !spec.flags.contains(Flags::BLOCKING)
@@ -216,6 +225,7 @@ impl Session {
             transaction.bytes.extend_from_slice(command);
         }
         transaction.queued += 1;
+        transaction.touched.join(&touched);
         transaction.leased |= alone;
         transaction.tainted |= spec.is_none();
         self.answer_simple("QUEUED", out, env)

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::LaneKey;
 use super::backoff::Backoff;
-use super::dial::Dialer;
+use super::link::Link;
 use super::logins::SAME_ANSWER;
 use super::loss;
 use super::outbox::Outbox;
@@ -21,8 +21,7 @@ use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::{Ended, Serving};
 use super::status::{State, Status};
-use crate::l1::L1;
-use crate::stats::WorkerStats;
+use crate::l1::touched::Touched;
 
 /// Clients are not read while more than this waits to be written to their connection.
 pub const BACKLOG_HIGH: usize = 4 * 1024 * 1024;
@@ -34,26 +33,6 @@ pub enum Role {
     Shared,
     /// Belongs to one session at a time.
     Leased,
-}
-
-/// What all connections of a worker have in common.
-#[derive(Debug)]
-pub struct Link {
-    /// Opens connections.
-    pub dialer: Arc<Dialer>,
-    /// Counters of this worker.
-    pub stats: Arc<WorkerStats>,
-    /// When the worker started.
-    pub started: Instant,
-    /// Cached replies, for which commands that were answered touch their keys.
-    pub l1: Option<Arc<L1>>,
-}
-
-impl Link {
-    /// The time of this worker.
-    pub fn now(&self) -> Tick {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
 }
 
 /// What changes while a connection lives.
@@ -206,6 +185,7 @@ impl<W: ReplyTo> Conn<W> {
 
     /// Enters `count` whole commands.
     pub fn enqueue(self: &Rc<Self>, bytes: &[u8], count: u32, terms: Terms, owner: W, now: Tick) {
+        let (hidden, is_unit) = (terms.hidden, terms.hidden > 0);
         {
             let mut core = self.core.borrow_mut();
             core.outbox.push(bytes);
@@ -213,7 +193,7 @@ impl<W: ReplyTo> Conn<W> {
             core.pipe.push(Run {
                 owner: Some(Owner::Client(owner)),
                 terms,
-                is_unit: terms.hidden > 0,
+                is_unit,
                 owed: count,
                 // What is written on a leased connection is forgotten: it is never sent twice.
                 bytes: if self.role == Role::Shared {
@@ -225,17 +205,20 @@ impl<W: ReplyTo> Conn<W> {
                 retried: false,
             });
         }
-        let visible = u64::from(count - terms.hidden);
+        let visible = u64::from(count - hidden);
         self.link.stats.counters.in_flight.add(visible);
         self.wake_or_start();
     }
 
     /// Announces one large command whose bytes follow with [`Conn::stream`]. Its time does not run
     /// before the last of them.
-    pub fn begin_stream(self: &Rc<Self>, owner: W) {
+    pub fn begin_stream(self: &Rc<Self>, owner: W, touched: Touched) {
         let run = Run {
             owner: Some(Owner::Client(owner)),
-            terms: Handling::Pass.into(),
+            terms: Terms {
+                touched,
+                ..Handling::Pass.into()
+            },
             is_unit: false,
             owed: 1,
             bytes: 0,
@@ -253,7 +236,7 @@ impl<W: ReplyTo> Conn<W> {
             core.outbox.push(part);
             core.last_used = now;
             if let (Some(handling), Some(run)) = (end, core.pipe.iter_mut().last()) {
-                run.terms = handling.into();
+                run.terms.handling = handling;
                 run.since = now;
             }
         }
@@ -376,6 +359,8 @@ impl<W: ReplyTo> Conn<W> {
 
     /// Tells the owner of a run that its replies will not come.
     pub(super) fn fail_run(&self, run: Run<Owner<W>>, failure: &Failure) {
+        // It may have been executed all the same.
+        self.link.note_answered(&run.terms.touched);
         let counters = &self.link.stats.counters;
         let visible = run.visible();
         let count = u64::from(visible);
@@ -422,6 +407,10 @@ impl<W: ReplyTo> Conn<W> {
             let written = core.outbox.unanswered_written();
             let bytes = core.outbox.unanswered().to_vec();
             let runs = core.pipe.take();
+            // Whether they were executed is not known, nor whether anybody still waits for them.
+            for run in &runs {
+                self.link.note_answered(&run.terms.touched);
+            }
             if runs
                 .iter()
                 .any(|run| matches!(run.owner, Some(Owner::Facts)))

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::conn::{Conn, Core, Link, Role};
+use super::conn::{Conn, Core, Role};
 use super::facts::{Facts, command_rows};
 use super::farewell;
+use super::link::Link;
 use super::pipe::{Piece, Run, Tick};
 use super::reply_to::{Owner, ReplyTo};
 use crate::resp::reply::{self, ReplyScan, ReplyScanner};
@@ -36,6 +37,7 @@ impl<W: ReplyTo> Harvest<'_, W> {
             }
             return;
         };
+        self.conn.link.note_answered(&run.terms.touched);
         match &run.owner {
             Some(Owner::Client(owner)) => {
                 if piece.completed > 0 {

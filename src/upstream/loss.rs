@@ -51,11 +51,11 @@ pub fn sort<W: ReplyTo>(
         let Some(Owner::Client(owner)) = &run.owner else {
             continue;
         };
-        let (owner, terms, since) = (owner.clone(), run.terms, run.since);
+        let (owner, terms, since) = (owner.clone(), run.terms.clone(), run.since);
         let is_unit = run.is_unit;
         let part = |owed, bytes, retried| Run {
             owner: Some(Owner::Client(owner.clone())),
-            terms,
+            terms: terms.clone(),
             is_unit,
             owed,
             bytes,

@@ -16,6 +16,7 @@ mod farewell;
 pub mod handshake;
 mod harvest;
 mod lease;
+pub mod link;
 pub mod logins;
 pub mod loss;
 pub mod open;

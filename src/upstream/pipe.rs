@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::outbox::Outbox;
+use crate::l1::touched::Touched;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
 
 /// Microseconds since the worker started.
@@ -35,7 +36,7 @@ pub enum Handling {
 }
 
 /// How a row of commands is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// What happens to the replies.
     pub handling: Handling,
@@ -44,6 +45,8 @@ pub struct Terms {
     pub hidden: u32,
     /// The commands may take as long as they like: they block.
     pub patient: bool,
+    /// Keys that they may change or show.
+    pub touched: Touched,
 }
 
 impl From<Handling> for Terms {
@@ -52,6 +55,7 @@ impl From<Handling> for Terms {
             handling,
             hidden: 0,
             patient: false,
+            touched: Touched::default(),
         }
     }
 }
@@ -119,6 +123,8 @@ pub struct Fed {
     pub errors: u32,
     /// A command that took its time is done: the time of those behind it begins now.
     pub patience_ended: bool,
+    /// A reply said `-READONLY`: this server is no master, or no longer.
+    pub readonly: bool,
 }
 
 /// The in-flight queue.
@@ -218,8 +224,8 @@ impl<W> Pipe<W> {
     /// Matches what the connection received.
     ///
     /// `input[..scanned]` was given before and kept because it ends in the middle of a reply;
-    /// everything behind it is new. `deliver` is called once per owner and row of replies, in order;
-    /// without a run for a push.
+    /// everything behind it is new. `deliver` is called once per run and row of replies, in order, for
+    /// tombstones too; without a run for a push.
     /// Returns how much of `input` is done with; the caller keeps the rest.
     ///
     /// # Errors
@@ -242,6 +248,8 @@ impl<W> Pipe<W> {
                 ReplyScan::Incomplete => position = input.len(),
                 ReplyScan::Complete { consumed, kind } => {
                     position += consumed;
+                    cut.fed.readonly |=
+                        kind == ReplyKind::Error && input[cut.frame..].starts_with(b"-READONLY");
                     self.handle_frame(kind, position, &mut cut, outbox, &mut deliver)?;
                 }
             }
@@ -376,9 +384,9 @@ impl<W> Pipe<W> {
         self.commands -= done as usize;
         if run.owner.is_none() {
             cut.fed.late += done;
-            return;
+        } else {
+            cut.fed.replies += done;
         }
-        cut.fed.replies += done;
         let piece = Piece {
             range,
             completed: done,

@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::conn::{Conn, Core, Link, Role};
+use super::conn::{Conn, Core, Role};
 use super::facts::Identity;
 use super::harvest::{Harvest, learn};
-use super::pipe::{Handling, Run, STREAM_ABOVE, Tick};
+use super::link::Link;
+use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
 
@@ -196,13 +197,7 @@ impl<W: ReplyTo> Serving<W> {
             let what = "the server sent a push to a leased connection that nobody holds";
             return Err(Ended::Lost(what.to_owned()));
         }
-        if fed.patience_ended {
-            core.pipe
-                .iter_mut()
-                .for_each(|run| run.since = run.since.max(self.now));
-        }
-        counters.late_replies.add(u64::from(fed.late));
-        counters.error_replies.add(u64::from(fed.errors));
+        self.note_fed(core, &fed);
         if let Some(latency) = latency {
             link.dialer
                 .stats
@@ -217,6 +212,22 @@ impl<W: ReplyTo> Serving<W> {
         self.input.copy_within(consumed..self.filled, 0);
         self.filled -= consumed;
         Ok(())
+    }
+
+    /// Draws the conclusions from what one read has brought.
+    fn note_fed(&self, core: &mut Core<W>, fed: &Fed) {
+        let link = &self.conn.link;
+        if fed.readonly {
+            link.note_readonly();
+        }
+        if fed.patience_ended {
+            core.pipe
+                .iter_mut()
+                .for_each(|run| run.since = run.since.max(self.now));
+        }
+        let counters = &link.stats.counters;
+        counters.late_replies.add(u64::from(fed.late));
+        counters.error_replies.add(u64::from(fed.errors));
     }
 
     /// Reading waits for the client of the long reply that is arriving, if that is fair to the others.
@@ -349,6 +360,7 @@ impl<W: ReplyTo> Serving<W> {
                     expired.push((
                         Run {
                             owner: Some(owner),
+                            terms: run.terms.clone(),
                             ..*run
                         },
                         torn,

@@ -202,6 +202,7 @@ impl Client {
             settings: &self.worker.settings,
             table: &table,
             counters,
+            l1: self.worker.reader.as_ref().map(|reader| &*reader.l1),
         };
         let mut input = std::mem::take(&mut inner.input);
         let joined = !input.is_empty();
@@ -214,6 +215,7 @@ impl Client {
             client: self,
             attached: &mut inner.attached,
             may_move,
+            now: None,
         };
         let fed = inner
             .session

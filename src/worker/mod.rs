@@ -11,6 +11,7 @@ mod leases;
 mod line;
 mod pubsub;
 mod queries;
+mod reads;
 mod remote;
 mod route;
 mod target;
@@ -41,7 +42,7 @@ use crate::proxy::Dealt;
 use crate::resp::Protocol;
 use crate::session::Settings;
 use crate::stats::{Counters, WorkerStats};
-use crate::upstream::conn::Link;
+use crate::upstream::link::Link;
 use crate::upstream::{IdentityId, LaneKey, OnLostReply};
 
 /// Clients are read into a buffer of this size, one for all clients of a worker.

@@ -148,19 +148,19 @@ impl RemoteLane {
         state.next_seq += 1;
         state.bytes.extend_from_slice(bytes);
         state.unanswered += bytes.len();
-        state.runs.push(Handed {
-            client: client.id(),
-            seq,
-            bytes: bytes.len(),
-            count,
-            terms,
-        });
         state.pending.push_back(PendingRun {
             seq,
             client: client.clone(),
             owed: count - terms.hidden,
             bytes: bytes.len(),
             handling: terms.handling,
+        });
+        state.runs.push(Handed {
+            client: client.id(),
+            seq,
+            bytes: bytes.len(),
+            count,
+            terms,
         });
         drop(state);
         if !self.scheduled.replace(true) {

@@ -14,8 +14,11 @@ use super::leases::{Lease, Wait};
 use super::queries;
 use super::target::Target;
 use crate::hub::Topic;
+use crate::l1::clock::Now;
+use crate::l1::fetch::Fetch;
+use crate::l1::touched::Touched;
 use crate::resp::encode;
-use crate::session::{Query, Router, errors};
+use crate::session::{Query, Reads, Router, errors};
 use crate::upstream::facts::Facts;
 use crate::upstream::logins::{Login, Verdict};
 use crate::upstream::pipe::{Handling, Terms};
@@ -101,6 +104,8 @@ impl Attached {
 /// What the held command of a client waits for.
 #[derive(Debug)]
 enum Errand {
+    /// Answers on their way into L1.
+    Fetches(Vec<Rc<Fetch>>),
     /// A question that is being answered by all workers.
     Question(Asked),
     /// A leased connection.
@@ -139,9 +144,38 @@ pub struct Route<'a> {
     pub(super) attached: &'a mut Attached,
     /// Nothing was in flight when the feed began.
     pub(super) may_move: bool,
+    /// The time, once L1 has asked for it.
+    pub(super) now: Option<Now>,
 }
 
 impl Route<'_> {
+    /// Commands that touch these keys are about to be sent.
+    fn note_sent(&self, touched: &Touched) {
+        if !touched.is_nothing()
+            && let Some(l1) = &self.client.worker.link.l1
+        {
+            l1.note_sent(touched);
+        }
+    }
+
+    /// What the held command had ordered of L1, if it is still the same command.
+    pub(super) fn take_fetches(&mut self) -> Option<Vec<Rc<Fetch>>> {
+        match self.attached.take_errand() {
+            Some(Errand::Fetches(fetches)) => Some(fetches),
+            Some(other) => {
+                self.attached.extra_mut().errand = Some(other);
+                self.attached.end_errand(&self.client.worker);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// The held command waits for these.
+    pub(super) fn await_fetches(&mut self, fetches: Vec<Rc<Fetch>>) {
+        self.attached.extra_mut().errand = Some(Errand::Fetches(fetches));
+    }
+
     fn lane(&mut self, key: LaneKey) -> &Lane {
         let worker = &self.client.worker;
         let epoch = worker.directory.epoch();
@@ -163,7 +197,12 @@ impl Route<'_> {
 }
 
 impl Router for Route<'_> {
+    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+        super::reads::poll(self, reads, out)
+    }
+
     fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {
+        self.note_sent(&terms.touched);
         let client = self.client;
         client
             .worker
@@ -319,6 +358,7 @@ impl Router for Route<'_> {
 
     fn forward_leased(&mut self, commands: &[u8], count: u32, terms: Terms) {
         let worker = &self.client.worker;
+        self.note_sent(&terms.touched);
         let visible = count - terms.hidden;
         worker.stats.counters.commands_leased.add(visible.into());
         if let Some(lease) = &self.attached.lease {
@@ -346,10 +386,11 @@ impl Router for Route<'_> {
         }
     }
 
-    fn begin_stream(&mut self) {
+    fn begin_stream(&mut self, touched: Touched) {
+        self.note_sent(&touched);
         self.client.worker.stats.counters.commands_leased.add(1);
         if let Some(lease) = &self.attached.lease {
-            lease.begin_stream(Target::Client(self.client.clone()));
+            lease.begin_stream(Target::Client(self.client.clone()), touched);
         }
     }
 

@@ -43,6 +43,10 @@ impl Router for Script {
         self.forwarded.push((key, commands.to_vec(), count, terms));
     }
 
+    fn poll_read(&mut self, _: &Reads<'_>, _: &mut Vec<u8>) -> Poll<bool> {
+        Poll::Ready(false)
+    }
+
     fn poll_facts(&mut self, _: LaneKey) -> Poll<Option<Arc<Facts>>> {
         self.facts.clone().map_or(Poll::Pending, Poll::Ready)
     }
@@ -123,7 +127,7 @@ impl Router for Script {
         self.lines = true;
     }
 
-    fn begin_stream(&mut self) {}
+    fn begin_stream(&mut self, _: Touched) {}
 
     fn stream(&mut self, part: &[u8], end: Option<Handling>) {
         self.streamed.extend_from_slice(part);
@@ -181,6 +185,7 @@ impl Bench {
             settings: &self.settings,
             table: &self.table,
             counters: &self.counters,
+            l1: None,
         };
         let fed = self
             .session

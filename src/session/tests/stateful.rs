@@ -2,11 +2,9 @@
 
 use super::*;
 
-const PLAIN: Terms = Terms {
-    handling: Handling::Pass,
-    hidden: 0,
-    patient: false,
-};
+fn plain() -> Terms {
+    Handling::Pass.into()
+}
 
 impl Bench {
     fn with_lease() -> Self {
@@ -38,7 +36,13 @@ fn a_transaction_leaves_as_one_block_with_its_first_replies_hidden() {
         assert_eq!(bench.out(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
         let (_, block, count, terms) = &bench.script.forwarded[0];
         assert_eq!((block, *count), (&pipeline, 4), "cut at {cut}");
-        assert_eq!(*terms, Terms { hidden: 3, ..PLAIN });
+        assert_eq!(
+            *terms,
+            Terms {
+                hidden: 3,
+                ..plain()
+            }
+        );
         assert_eq!(bench.session.pending().owed(), 1);
         bench.reply("*2\r\n+OK\r\n$1\r\n1\r\n", 1);
         bench.out();
@@ -167,7 +171,13 @@ fn discard_and_an_aborted_exec_end_the_watch_on_the_server_too() {
         bench.say(script(&words));
         assert_eq!(bench.out(), reply);
         assert_eq!(bench.leased(), [cmd("WATCH a"), cmd("UNWATCH")]);
-        assert_eq!(bench.script.leased[1].2, Terms { hidden: 1, ..PLAIN });
+        assert_eq!(
+            bench.script.leased[1].2,
+            Terms {
+                hidden: 1,
+                ..plain()
+            }
+        );
         assert!(!bench.session.needs_lease());
     }
 }
@@ -181,7 +191,7 @@ fn a_blocking_command_travels_alone_and_may_take_its_time() {
         bench.script.leased[0].2,
         Terms {
             patient: true,
-            ..PLAIN
+            ..plain()
         }
     );
     assert!(bench.script.forwarded.is_empty());

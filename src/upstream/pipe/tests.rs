@@ -34,9 +34,9 @@ fn feed(pipe: &mut Pipe<u32>, stream: &[u8], cuts: &[usize]) -> Result<Got, Desy
         start = end;
         let input = kept.clone();
         let (consumed, _) = pipe.handle_input(&input, scanned, &mut outbox, |run, piece| {
-            let owner = run.map_or(PUSH, |run| {
-                run.owner.expect("only living owners are delivered to")
-            });
+            let Some(owner) = run.map_or(Some(PUSH), |run| run.owner) else {
+                return; // a tombstone
+            };
             match got.last_mut() {
                 Some((last, bytes, n)) if *last == owner => {
                     bytes.extend_from_slice(&input[piece.range]);
