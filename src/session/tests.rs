@@ -2,6 +2,7 @@
 
 mod bench;
 mod passthrough;
+mod reads;
 mod stateful;
 mod subscribe;
 

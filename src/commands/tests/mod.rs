@@ -1,6 +1,7 @@
 //! The table against a real server, and every command family against its class.
 
 mod classes;
+mod effects;
 mod learned;
 mod server;
 

@@ -6,6 +6,8 @@ use std::task::Poll;
 use super::super::*;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
+use crate::l1::L1;
+use crate::l1::entry::Read;
 use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::facts::{Facts, Identity};
@@ -36,6 +38,10 @@ pub struct Script {
     pub identity: Option<Result<IdentityId, String>>,
     pub presented: Vec<(LaneKey, String)>,
     pub settled: Vec<IdentityId>,
+    /// What L1 was asked for, and what it answers: empty if it does not know, `None` while it is asked.
+    pub reads: Vec<String>,
+    pub memory: Option<String>,
+    pub stream_touches: Touched,
 }
 
 impl Router for Script {
@@ -43,8 +49,22 @@ impl Router for Script {
         self.forwarded.push((key, commands.to_vec(), count, terms));
     }
 
-    fn poll_read(&mut self, _: &Reads<'_>, _: &mut Vec<u8>) -> Poll<bool> {
-        Poll::Ready(false)
+    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+        let name = |read: &Read<'_>| {
+            let key = String::from_utf8_lossy(read.key);
+            format!("{} {key}", read.call.0)
+        };
+        match reads {
+            Reads::One(read) => self.reads.push(name(read)),
+            Reads::Many(reads) => self.reads.extend(reads.iter().map(name)),
+        }
+        match &self.memory {
+            None => Poll::Pending,
+            Some(answer) => {
+                out.extend_from_slice(answer.as_bytes());
+                Poll::Ready(!answer.is_empty())
+            }
+        }
     }
 
     fn poll_facts(&mut self, _: LaneKey) -> Poll<Option<Arc<Facts>>> {
@@ -127,7 +147,9 @@ impl Router for Script {
         self.lines = true;
     }
 
-    fn begin_stream(&mut self, _: Touched) {}
+    fn begin_stream(&mut self, touched: Touched) {
+        self.stream_touches = touched;
+    }
 
     fn stream(&mut self, part: &[u8], end: Option<Handling>) {
         self.streamed.extend_from_slice(part);
@@ -142,6 +164,7 @@ pub struct Bench {
     pub settings: Settings,
     pub table: CommandTable,
     pub counters: Counters,
+    pub l1: Option<Arc<L1>>,
     pub input: Vec<u8>,
     pub out: Vec<u8>,
 }
@@ -173,6 +196,7 @@ impl Bench {
                 .with_denied(&["SHUTDOWN".to_owned()])
                 .expect("a name"),
             counters: Counters::default(),
+            l1: None,
             input: Vec::new(),
             out: Vec::new(),
         }
@@ -185,7 +209,7 @@ impl Bench {
             settings: &self.settings,
             table: &self.table,
             counters: &self.counters,
-            l1: None,
+            l1: self.l1.as_deref(),
         };
         let fed = self
             .session
