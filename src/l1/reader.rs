@@ -148,10 +148,27 @@ impl Reader {
         Seen::Wanted(terms.clone())
     }
 
-    /// What becomes of a read whose session has nothing in flight.
-    pub fn read(&self, read: &Read<'_>, now: Now, fetcher: &mut impl Fetcher) -> Outcome {
+    /// The entry that answers a read, if it is good now.
+    pub fn peek(&self, read: &Read<'_>, now: Now) -> Option<Arc<Entry>> {
+        if !self.l1.stamps.is_armed(read.place) {
+            return None;
+        }
+        let entry = self.find(read)?;
+        (self.judge(&entry, now) == Verdict::Good).then_some(entry)
+    }
+
+    /// What becomes of a read whose session has nothing in flight. Waits only if it `may`.
+    pub fn read(
+        &self,
+        read: &Read<'_>,
+        now: Now,
+        may_wait: &mut dyn FnMut() -> bool,
+        fetcher: &mut impl Fetcher,
+    ) -> Outcome {
         match self.look(read, now, || fetcher.is_down()) {
             Seen::Entry(entry) => Outcome::Hit(entry),
+            Seen::Nothing => Outcome::Pass,
+            _ if !may_wait() => Outcome::Pass,
             Seen::Fetch(fetch) => {
                 self.stats.counters.l1_joins.add(1);
                 Outcome::Wait(fetch)
@@ -160,17 +177,16 @@ impl Reader {
                 Some(fetch) => Outcome::Wait(fetch),
                 None => Outcome::Pass,
             },
-            Seen::Nothing => Outcome::Pass,
         }
     }
 
     /// What becomes of a command that is made of several reads: they are answered all at one moment, or
-    /// those that are missing are ordered first, or all of them travel. `may_fetch` the first time.
+    /// those that are missing are ordered first, or all of them travel. Waits only if it `may`.
     pub fn read_many(
         &self,
         reads: &[Read<'_>],
         now: Now,
-        may_fetch: bool,
+        may_wait: &mut dyn FnMut() -> bool,
         fetcher: &mut impl Fetcher,
     ) -> Combined {
         let seen: Vec<Seen> = reads
@@ -187,7 +203,7 @@ impl Reader {
             return Combined::Hits(seen.into_iter().filter_map(entry).collect());
         }
         let hopeless = seen.iter().any(|seen| matches!(seen, Seen::Nothing));
-        if hopeless || !may_fetch || missing > MAX_FETCHES {
+        if hopeless || missing > MAX_FETCHES || !may_wait() {
             return Combined::Pass;
         }
         let mut fetches = Vec::with_capacity(missing);

@@ -28,7 +28,7 @@ pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
 pub use router::{Env, Reads, Router, Settings};
 
-use self::read::Consulted;
+use self::read::{At, Consulted};
 use self::special::{Pin, Special};
 use crate::commands::{Class, CommandId, Spec};
 use crate::l1::touched::Touched;
@@ -298,18 +298,18 @@ impl Session {
             if let Some(spec) = self.direct(command, kind, env) {
                 self.last_command = spec.id();
                 if let Some(l1) = env.l1 {
-                    match self.consult(l1, spec, command, &mut row, out, env, router) {
+                    let at = At {
+                        input,
+                        command: start..end,
+                    };
+                    match self.consult(l1, spec, at, &mut row, out, env, router) {
                         Consulted::Travels => {}
-                        Consulted::Answered => {
+                        Consulted::Done => {
                             start = end;
                             row.start = start;
                             continue;
                         }
-                        Consulted::Waits => {
-                            self.held = Some(kind);
-                            self.scanned = note_length(end - start);
-                            return (start, Some(Status::Hold));
-                        }
+                        Consulted::Waits => return (start, Some(self.hold(kind, end - start))),
                     }
                 }
                 row.count += 1;
@@ -319,16 +319,19 @@ impl Session {
             self.send_row(input, start, &mut row, router);
             match self.handle_command(command, kind, out, env, router) {
                 Verdict::Done => start = end,
-                Verdict::Hold => {
-                    self.held = Some(kind);
-                    self.scanned = note_length(end - start);
-                    return (start, Some(Status::Hold));
-                }
+                Verdict::Hold => return (start, Some(self.hold(kind, end - start))),
                 Verdict::Close => return (end, Some(Status::Close)),
                 Verdict::Drop => return (end, Some(Status::Drop)),
             }
             row.start = start;
         }
+    }
+
+    /// The first command of the input, of this length, is asked for again.
+    fn hold(&mut self, kind: Kind, length: usize) -> Status {
+        self.held = Some(kind);
+        self.scanned = note_length(length);
+        Status::Hold
     }
 
     fn take_scanned(&mut self) -> usize {

@@ -1,22 +1,44 @@
 //! Reads that L1 may answer.
 
+use std::ops::Range;
 use std::task::Poll;
 
 use super::{Env, Reads, Router, Row, Session, touch};
 use crate::commands::{CommandId, Effect, Spec};
 use crate::l1::entry::{Read, Scope};
 use crate::l1::shape::Shape;
+use crate::l1::touched::Touched;
 use crate::l1::{L1, Rule};
-use crate::resp::request;
+use crate::resp::request::{self, Kind, Limits, RequestScanner, Scan};
+use crate::upstream::pipe::{Handling, Terms};
 
 /// What became of a command on the hot path.
 pub(super) enum Consulted {
     /// It goes to the upstream like any other.
     Travels,
-    /// Its reply has been put out.
-    Answered,
+    /// Its reply has been put out, or it has been sent.
+    Done,
     /// Its answer is on its way; ask again.
     Waits,
+}
+
+/// A command and what follows it.
+pub(super) struct At<'a> {
+    pub input: &'a [u8],
+    pub command: Range<usize>,
+}
+
+/// Reads that follow one that is waited for are ordered in advance, up to this many commands.
+const MAX_PREFETCH: usize = 64;
+
+impl At<'_> {
+    fn command(&self) -> &[u8] {
+        &self.input[self.command.clone()]
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.input[self.command.end..]
+    }
 }
 
 impl Session {
@@ -26,12 +48,13 @@ impl Session {
         &mut self,
         l1: &L1,
         spec: &Spec,
-        command: &[u8],
+        at: At<'_>,
         row: &mut Row,
         out: &mut Vec<u8>,
         env: &Env<'_>,
         router: &mut R,
     ) -> Consulted {
+        let command = at.command();
         let writes = match spec.effect() {
             Effect::None => return Consulted::Travels,
             Effect::Reads => false,
@@ -42,22 +65,34 @@ impl Session {
                 return Consulted::Travels;
             }
         };
-        // The common form is not taken apart: one key, which is the first argument.
-        let key = match spec.keys == touch::ONE_KEY {
-            true => self.scanner.arg(1).map(|range| &command[range]),
-            false => None,
-        };
-        if !writes && let Some(consulted) = self.look(l1, spec, command, key, row, out, env, router)
-        {
-            return consulted;
-        }
-        match key {
-            Some(key) => {
-                let place = l1.stamps.place(l1.stamps.hash(key));
-                if writes || !l1.observes() {
-                    row.touched.add(place, writes);
+        if !writes {
+            let first = (
+                self.scanner.arg(0),
+                self.scanner.arg(1),
+                self.scanner.argc(),
+            );
+            if let Some(reads) = self.reads(l1, spec, command, first) {
+                // What was said before is answered by the server as it is now; so must be what follows.
+                let in_flight = row.count > 0 || !self.pending.is_empty();
+                if (in_flight && l1.keeps(Rule::StrictPipeline)) || self.is_subscriber() {
+                    env.counters.l1_bypass_pipeline.add(1);
+                    return self.send_past(l1, reads, &at, row, router);
+                }
+                match self.ask(l1, &reads, at.rest(), env, out, router) {
+                    Poll::Ready(true) => return Consulted::Done,
+                    Poll::Ready(false) => {}
+                    Poll::Pending => return Consulted::Waits,
                 }
             }
+        }
+        // The common form is not taken apart: one key, which is the first argument.
+        let key = self.scanner.arg(1).filter(|_| spec.keys == touch::ONE_KEY);
+        match key.map(|range| &command[range]) {
+            Some(key) if writes || !l1.observes() => {
+                row.touched
+                    .add(l1.stamps.place(l1.stamps.hash(key)), writes);
+            }
+            Some(_) => {}
             None => {
                 let args: Vec<&[u8]> = request::args(command).collect();
                 touch::touch(l1, spec, &args, &mut row.touched);
@@ -66,31 +101,81 @@ impl Session {
         Consulted::Travels
     }
 
-    /// Asks L1 for a read; `None` if it holds no such reads, or does not know.
-    #[expect(clippy::too_many_arguments, reason = "the hot path's own state")]
-    fn look<R: Router>(
+    /// Sends a read past L1, whose session has something in flight. Where L1 knows the answer, the read is
+    /// a row of its own, so that its reply can be compared.
+    fn send_past<R: Router>(
         &mut self,
         l1: &L1,
-        spec: &Spec,
-        command: &[u8],
-        key: Option<&[u8]>,
-        row: &Row,
-        out: &mut Vec<u8>,
-        env: &Env<'_>,
+        reads: Reads<'_>,
+        at: &At<'_>,
+        row: &mut Row,
         router: &mut R,
-    ) -> Option<Consulted> {
-        let reads = self.reads(l1, spec, command, key)?;
-        // What was said before is answered by the server as it is now; so must be what follows.
-        let in_flight = row.count > 0 || !self.pending.is_empty();
-        if (in_flight && l1.keeps(Rule::StrictPipeline)) || self.is_subscriber() {
-            env.counters.l1_bypass_pipeline.add(1);
-            return None;
+    ) -> Consulted {
+        let reads = match reads {
+            Reads::One(read) => {
+                if let Some(known) = router.peek(&read) {
+                    self.send_row(at.input, at.command.start, row, router);
+                    let mut touched = Touched::default();
+                    touched.add(read.place, false);
+                    let terms = Terms {
+                        touched,
+                        known: Some(known),
+                        ..Handling::Pass.into()
+                    };
+                    self.forward(at.command(), 1, terms, router);
+                    return Consulted::Done;
+                }
+                vec![read]
+            }
+            Reads::Many(reads) => reads,
+        };
+        if !l1.observes() {
+            for read in reads {
+                row.touched.add(read.place, false);
+            }
         }
-        match router.poll_read(&reads, out) {
-            Poll::Ready(true) => Some(Consulted::Answered),
-            Poll::Ready(false) => None,
-            Poll::Pending => Some(Consulted::Waits),
+        Consulted::Travels
+    }
+
+    /// Asks L1. It is not waited for on behalf of a command behind which others stand that must travel.
+    fn ask<R: Router>(
+        &mut self,
+        l1: &L1,
+        reads: &Reads<'_>,
+        rest: &[u8],
+        env: &Env<'_>,
+        out: &mut Vec<u8>,
+        router: &mut R,
+    ) -> Poll<bool> {
+        let mut may_wait = || {
+            let next = Behind::new(rest).next();
+            next.is_none_or(|next| self.reads_behind(l1, next, env).is_some())
+        };
+        let answer = router.poll_read(reads, &mut may_wait, out);
+        if answer.is_pending() {
+            let mut behind = Behind::new(rest);
+            for _ in 0..MAX_PREFETCH {
+                let next = behind.next();
+                match next.and_then(|next| self.reads_behind(l1, next, env)) {
+                    Some(reads) => router.prefetch(&reads),
+                    None => break,
+                }
+            }
         }
+        answer
+    }
+
+    /// The reads that a command further behind consists of.
+    fn reads_behind<'a>(
+        &self,
+        l1: &L1,
+        (command, first): (&'a [u8], First),
+        env: &Env<'a>,
+    ) -> Option<Reads<'a>> {
+        let spec = env.table.lookup(command.get(first.0.clone()?)?)?;
+        (spec.effect() == Effect::Reads)
+            .then(|| self.reads(l1, spec, command, first))
+            .flatten()
     }
 
     /// The reads that a command consists of, if L1 holds such.
@@ -99,11 +184,9 @@ impl Session {
         l1: &L1,
         spec: &'a Spec,
         command: &'a [u8],
-        key: Option<&'a [u8]>,
+        (name, second, argc): First,
     ) -> Option<Reads<'a>> {
-        let argc = self.scanner.argc();
-        let rest = self.scanner.arg(0)?.end + 2;
-        let args = command.get(rest..)?;
+        let args = command.get(name?.end + 2..)?;
         if let Some(get) = l1.element_of(spec) {
             let keys = request::args(command).skip(1);
             let read = |key| {
@@ -115,9 +198,9 @@ impl Session {
                 .then(|| Reads::Many(keys.map(read).collect()));
         }
         let shape = l1.shapes.of(spec, argc, args)?;
-        let key = match key {
-            Some(key) => key,
-            None => request::args(command).nth(1)?,
+        let key = match second {
+            Some(range) if spec.keys == touch::ONE_KEY => command.get(range)?,
+            _ => request::args(command).nth(1)?,
         };
         let call = (&*spec.name, argc);
         Some(Reads::One(self.read(l1, call, spec.id(), shape, args, key)))
@@ -156,6 +239,45 @@ impl Session {
             place: l1.stamps.place(key_hash),
             hash: l1.stamps.mix(key_hash, rest, &scope, command),
         }
+    }
+}
+
+/// Where a command's name and first argument lie, and how many arguments it has.
+type First = (Option<Range<usize>>, Option<Range<usize>>, u32);
+
+/// The whole commands of an input, one after the other.
+struct Behind<'a> {
+    input: &'a [u8],
+    scanner: RequestScanner,
+}
+
+impl<'a> Behind<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        Self {
+            input,
+            scanner: RequestScanner::default(),
+        }
+    }
+
+    fn next(&mut self) -> Option<(&'a [u8], First)> {
+        if self.input.is_empty() {
+            return None;
+        }
+        let Ok(Scan::Complete { consumed, kind }) =
+            self.scanner.scan(self.input, &Limits::default())
+        else {
+            return None;
+        };
+        let (command, rest) = self.input.split_at(consumed);
+        self.input = rest;
+        let scanner = &self.scanner;
+        let known = kind == Kind::Multibulk;
+        let first = (
+            scanner.arg(0).filter(|_| known),
+            scanner.arg(1),
+            scanner.argc(),
+        );
+        Some((command, first))
     }
 }
 

@@ -7,7 +7,7 @@ use super::Query;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::l1::L1;
-use crate::l1::entry::Read;
+use crate::l1::entry::{Known, Read};
 use crate::l1::touched::Touched;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
@@ -15,6 +15,9 @@ use crate::stats::Counters;
 use crate::upstream::facts::Facts;
 use crate::upstream::pipe::{Handling, Terms};
 use crate::upstream::{IdentityId, LaneKey};
+
+/// Whether a command may wait for an answer on its way; asked only if it comes to that.
+pub type MayWait<'a> = &'a mut dyn FnMut() -> bool;
 
 /// What a session needs from the outside. A `Pending` answer means: call [`feed`](super::Session::feed) again
 /// after something changed; the same question will be asked again.
@@ -25,7 +28,14 @@ pub trait Router {
 
     /// Answers reads from memory, one behind the other if there are several: true if the reply is in
     /// `out`, false if the command must travel. Only asked while nothing of the session is in flight.
-    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool>;
+    /// Pending only if it `may` wait.
+    fn poll_read(&mut self, reads: &Reads<'_>, may: MayWait<'_>, out: &mut Vec<u8>) -> Poll<bool>;
+
+    /// Reads that will be asked for as soon as what is waited for has come.
+    fn prefetch(&mut self, reads: &Reads<'_>);
+
+    /// What memory would have answered, for a read that travels all the same.
+    fn peek(&mut self, read: &Read<'_>) -> Option<Known>;
 
     /// What the server says of itself, asked on a connection for `key`; `None` if it cannot be asked
     /// now.

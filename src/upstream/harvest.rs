@@ -37,7 +37,9 @@ impl<W: ReplyTo> Harvest<'_, W> {
             }
             return;
         };
-        self.conn.link.note_answered(&run.terms.touched);
+        if !shows_what_is_known(run, &piece, &self.input[piece.range.clone()]) {
+            self.conn.link.note_answered(&run.terms.touched);
+        }
         match &run.owner {
             Some(Owner::Client(owner)) => {
                 if piece.completed > 0 {
@@ -62,6 +64,13 @@ impl<W: ReplyTo> Harvest<'_, W> {
             Some(Owner::Ping) | None => {}
         }
     }
+}
+
+/// The run is one read, and its whole reply is what L1 knew.
+fn shows_what_is_known<W>(run: &Run<W>, piece: &Piece, reply: &[u8]) -> bool {
+    let whole = piece.last && piece.completed == 1 && !piece.torn;
+    let known = run.terms.known.as_ref();
+    whole && known.is_some_and(|known| known.0.reply() == reply)
 }
 
 /// Publishes what the server has said of itself.

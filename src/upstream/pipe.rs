@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::outbox::Outbox;
+use crate::l1::entry::Known;
 use crate::l1::touched::Touched;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
 
@@ -47,6 +48,8 @@ pub struct Terms {
     pub patient: bool,
     /// Keys that they may change or show.
     pub touched: Touched,
+    /// The row is one read, of which L1 knew this when it was sent: an equal reply shows nothing new.
+    pub known: Option<Known>,
 }
 
 impl From<Handling> for Terms {
@@ -56,6 +59,7 @@ impl From<Handling> for Terms {
             hidden: 0,
             patient: false,
             touched: Touched::default(),
+            known: None,
         }
     }
 }

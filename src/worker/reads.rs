@@ -5,21 +5,26 @@ use std::task::Poll;
 use super::route::Route;
 use super::tracked::Gate;
 use crate::l1::clock::Now;
-use crate::l1::entry::{Entry, Read};
+use crate::l1::entry::{Entry, Known, Read};
 use crate::l1::reader::{Combined, Outcome, Reader};
 use crate::l1::render::render;
 use crate::resp::encode;
 use crate::session::Reads;
 
 /// Answers reads from L1: true if the reply is in `out`, false if they must travel.
-pub(super) fn poll(route: &mut Route<'_>, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+pub(super) fn poll(
+    route: &mut Route<'_>,
+    reads: &Reads<'_>,
+    may_wait: &mut dyn FnMut() -> bool,
+    out: &mut Vec<u8>,
+) -> Poll<bool> {
     let client = route.client;
     let Some(reader) = &client.worker.reader else {
         return Poll::Ready(false);
     };
     match reads {
-        Reads::One(read) => poll_one(route, reader, read, out),
-        Reads::Many(reads) => poll_many(route, reader, reads, out),
+        Reads::One(read) => poll_one(route, reader, read, may_wait, out),
+        Reads::Many(reads) => poll_many(route, reader, reads, may_wait, out),
     }
 }
 
@@ -27,6 +32,7 @@ fn poll_one(
     route: &mut Route<'_>,
     reader: &Reader,
     read: &Read<'_>,
+    may_wait: &mut dyn FnMut() -> bool,
     out: &mut Vec<u8>,
 ) -> Poll<bool> {
     let waited = route
@@ -44,7 +50,7 @@ fn poll_one(
         return Poll::Ready(answer.is_some());
     }
     let now = now(route, reader);
-    match reader.read(read, now, &mut Gate(&route.client.worker)) {
+    match reader.read(read, now, may_wait, &mut Gate(&route.client.worker)) {
         Outcome::Hit(entry) => {
             give(reader, &entry, read, out);
             Poll::Ready(true)
@@ -64,6 +70,7 @@ fn poll_many(
     route: &mut Route<'_>,
     reader: &Reader,
     reads: &[Read<'_>],
+    may_wait: &mut dyn FnMut() -> bool,
     out: &mut Vec<u8>,
 ) -> Poll<bool> {
     let waited = route.take_fetches();
@@ -77,7 +84,12 @@ fn poll_many(
     }
     let now = now(route, reader);
     let mut gate = Gate(&route.client.worker);
-    match reader.read_many(reads, now, waited.is_none(), &mut gate) {
+    match reader.read_many(
+        reads,
+        now,
+        &mut || waited.is_none() && may_wait(),
+        &mut gate,
+    ) {
         Combined::Hits(entries) => {
             encode::array_header(out, entries.len());
             for (entry, read) in entries.iter().zip(reads) {
@@ -96,6 +108,25 @@ fn poll_many(
             Poll::Pending
         }
     }
+}
+
+/// Orders what will be asked for next.
+pub(super) fn prefetch(route: &mut Route<'_>, reads: &Reads<'_>) {
+    let worker = &route.client.worker;
+    let Some(reader) = &worker.reader else { return };
+    let now = now(route, reader);
+    let mut gate = Gate(worker);
+    match reads {
+        Reads::One(read) => drop(reader.read(read, now, &mut || true, &mut gate)),
+        Reads::Many(reads) => drop(reader.read_many(reads, now, &mut || true, &mut gate)),
+    }
+}
+
+/// What L1 would have answered.
+pub(super) fn peek(route: &mut Route<'_>, read: &Read<'_>) -> Option<Known> {
+    let reader = route.client.worker.reader.as_ref()?;
+    let now = now(route, reader);
+    reader.peek(read, now).map(Known)
 }
 
 fn give(reader: &Reader, entry: &Entry, read: &Read<'_>, out: &mut Vec<u8>) {

@@ -15,6 +15,7 @@ use super::queries;
 use super::target::Target;
 use crate::hub::Topic;
 use crate::l1::clock::Now;
+use crate::l1::entry::{Known, Read};
 use crate::l1::fetch::Fetch;
 use crate::l1::touched::Touched;
 use crate::resp::encode;
@@ -197,8 +198,21 @@ impl Route<'_> {
 }
 
 impl Router for Route<'_> {
-    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool> {
-        super::reads::poll(self, reads, out)
+    fn poll_read(
+        &mut self,
+        reads: &Reads<'_>,
+        may_wait: &mut dyn FnMut() -> bool,
+        out: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        super::reads::poll(self, reads, may_wait, out)
+    }
+
+    fn prefetch(&mut self, reads: &Reads<'_>) {
+        super::reads::prefetch(self, reads);
+    }
+
+    fn peek(&mut self, read: &Read<'_>) -> Option<Known> {
+        super::reads::peek(self, read)
     }
 
     fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {

@@ -7,7 +7,8 @@ use super::super::*;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::l1::L1;
-use crate::l1::entry::Read;
+use crate::l1::clock::Now;
+use crate::l1::entry::{Entry, Facts as EntryFacts, Known, Read};
 use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::facts::{Facts, Identity};
@@ -40,8 +41,23 @@ pub struct Script {
     pub settled: Vec<IdentityId>,
     /// What L1 was asked for, and what it answers: empty if it does not know, `None` while it is asked.
     pub reads: Vec<String>,
+    pub prefetched: Vec<String>,
+    /// It knows every read that is sent past it.
+    pub peeks: bool,
+    pub l1: Option<Arc<L1>>,
     pub memory: Option<String>,
     pub stream_touches: Touched,
+}
+
+fn names(reads: &Reads<'_>) -> Vec<String> {
+    let name = |read: &Read<'_>| {
+        let key = String::from_utf8_lossy(read.key);
+        format!("{} {key}", read.call.0)
+    };
+    match reads {
+        Reads::One(read) => vec![name(read)],
+        Reads::Many(reads) => reads.iter().map(name).collect(),
+    }
 }
 
 impl Router for Script {
@@ -49,22 +65,41 @@ impl Router for Script {
         self.forwarded.push((key, commands.to_vec(), count, terms));
     }
 
-    fn poll_read(&mut self, reads: &Reads<'_>, out: &mut Vec<u8>) -> Poll<bool> {
-        let name = |read: &Read<'_>| {
-            let key = String::from_utf8_lossy(read.key);
-            format!("{} {key}", read.call.0)
-        };
-        match reads {
-            Reads::One(read) => self.reads.push(name(read)),
-            Reads::Many(reads) => self.reads.extend(reads.iter().map(name)),
-        }
+    fn poll_read(
+        &mut self,
+        reads: &Reads<'_>,
+        may_wait: &mut dyn FnMut() -> bool,
+        out: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        self.reads.extend(names(reads));
         match &self.memory {
+            None if !may_wait() => Poll::Ready(false),
             None => Poll::Pending,
             Some(answer) => {
                 out.extend_from_slice(answer.as_bytes());
                 Poll::Ready(!answer.is_empty())
             }
         }
+    }
+
+    fn prefetch(&mut self, reads: &Reads<'_>) {
+        self.prefetched.extend(names(reads));
+    }
+
+    fn peek(&mut self, read: &Read<'_>) -> Option<Known> {
+        let l1 = self.l1.as_ref().filter(|_| self.peeks)?;
+        let facts = EntryFacts {
+            protocol: read.protocol,
+            stamp: l1.stamps.arm(read.place),
+            absent: false,
+            tracker: l1.tracker(read.scope),
+            link: 0,
+            timed: true,
+            born: Now::default(),
+            age: 1,
+            terms: l1.rules.of(read.key).clone(),
+        };
+        Some(Known(Arc::new(Entry::new(&read.name(), b"", facts))))
     }
 
     fn poll_facts(&mut self, _: LaneKey) -> Poll<Option<Arc<Facts>>> {
@@ -203,6 +238,7 @@ impl Bench {
     }
 
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) -> Status {
+        self.script.l1.clone_from(&self.l1);
         self.input.extend_from_slice(bytes.as_ref());
         let env = Env {
             id: 7,

@@ -80,11 +80,12 @@ fn what_memory_does_not_know_travels_with_what_follows() {
 fn a_read_that_is_on_its_way_holds_what_follows() {
     let mut bench = ready();
     bench.script.memory = None;
-    assert_eq!(bench.say(script(&["GET a", "SET a 1"])), Status::Hold);
+    assert_eq!(bench.say(script(&["GET a", "GET b"])), Status::Hold);
+    bench.say(cmd("SET a 1"));
     assert!(bench.script.forwarded.is_empty());
     bench.script.memory = Some("+new\r\n".to_owned());
     assert_eq!(bench.say(""), Status::NeedInput);
-    assert_eq!(bench.out(), "+new\r\n");
+    assert_eq!(bench.out(), "+new\r\n".repeat(2));
     assert_eq!(bench.counts(), [1]);
 }
 
@@ -189,4 +190,35 @@ fn without_l1_nothing_is_asked_or_noted() {
     bench.say(script(&["GET a", "SET a 1", "FLUSHALL"]));
     assert!(bench.script.reads.is_empty());
     assert!(touched(&mut bench).is_nothing());
+}
+
+#[test]
+fn what_stands_behind_a_read_decides_whether_it_may_be_waited_for() {
+    let mut bench = ready();
+    bench.script.memory = None;
+    assert_eq!(bench.say(script(&["GET a", "SET b 1"])), Status::NeedInput);
+    assert_eq!(bench.counts(), [2], "a write is not made to wait");
+    let mut bench = ready();
+    bench.script.memory = None;
+    let pipeline = script(&["GET a", "GET b", "MGET c d", "PING", "GET e"]);
+    assert_eq!(bench.say(pipeline), Status::Hold);
+    assert_eq!(bench.script.prefetched, ["GET b", "GET c", "GET d"]);
+    assert!(bench.script.forwarded.is_empty());
+}
+
+#[test]
+fn a_read_past_what_is_known_is_a_row_of_its_own() {
+    let mut bench = ready();
+    bench.script.peeks = true;
+    bench.say(script(&["SET a 1", "GET b", "SET c 1"]));
+    assert_eq!(bench.counts(), [1, 1, 1]);
+    let known: Vec<bool> = bench
+        .script
+        .forwarded
+        .iter()
+        .map(|(_, _, _, terms)| terms.known.is_some())
+        .collect();
+    assert_eq!(known, [false, true, false]);
+    let touched = touched(&mut bench);
+    assert!(names(&bench, &touched, &["a", "b", "c"]));
 }
