@@ -23,6 +23,9 @@ Examples:
   A server with a CA of its own; applications use a unix socket:
     nearkey --upstream rediss://10.0.0.5:6378 --upstream-ca ca.pem --listen unix:/run/nearkey.sock
 
+  Replies to reads of hot keys kept in memory, for some keys (rules of L1, see proxy.toml):
+    NEARKEY_CACHE__RULES='product:*; session:* bypass' nearkey
+
   What would it run with, and where does each value come from?
     nearkey config
 

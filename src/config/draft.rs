@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rules::Written;
 use super::{Commands, Config, Process};
 use crate::secret::Secret;
 use crate::upstream::{Address, Auth, OnLostReply};
@@ -16,6 +17,7 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) listen: Listen,
     pub(super) upstream: Upstream,
+    pub(super) cache: Cache,
     pub(super) log_format: &'static str,
     /// Resolved; `config.process.workers` stays as written until the end, for printing.
     pub(super) workers: usize,
@@ -46,6 +48,15 @@ pub(super) struct Upstream {
     pub(super) on_lost_reply: &'static str,
 }
 
+/// What `[cache]` holds beyond its place in [`Config`].
+#[derive(Default)]
+pub(super) struct Cache {
+    pub(super) mode: &'static str,
+    pub(super) default: &'static str,
+    pub(super) scripts: &'static str,
+    pub(super) rules: Vec<Written>,
+}
+
 impl Draft {
     /// All fields empty; the defaults of the table fill them.
     pub(super) fn empty() -> Self {
@@ -53,6 +64,7 @@ impl Draft {
             config: empty_config(),
             listen: Listen::default(),
             upstream: Upstream::default(),
+            cache: Cache::default(),
             log_format: "",
             workers: 0,
         }

@@ -2,12 +2,17 @@
 
 use std::fmt;
 
+use super::kind::Kind;
 use super::resolve::Resolver;
-use super::table::SETTINGS;
+use super::rules;
+use super::table::{SETTINGS, Setting};
 use super::url::HIDDEN;
 
 /// Widest `key = value` that the origins are aligned behind.
 const MAX_WIDTH: usize = 60;
+
+/// What a rule begins with.
+const TABLE: &str = "[[cache.rules]]";
 
 /// The configuration in force, ready to print: TOML that can be fed back, but for its secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +25,17 @@ struct Line {
     key: &'static str,
     section: &'static str,
     setting: String,
-    origin: String,
+    /// Only the first line of a rule has one.
+    origin: Option<String>,
 }
 
 impl Effective {
     pub(super) fn of(resolver: &mut Resolver) -> Self {
-        let lines = SETTINGS.iter().map(|setting| {
+        let lines = SETTINGS.iter().flat_map(|setting| {
+            if let (Kind::Rules(_), false) = (&setting.kind, resolver.draft.cache.rules.is_empty())
+            {
+                return rules(resolver, setting);
+            }
             let value = match setting.key {
                 // A user without a password is, more often than not, a token in the wrong place.
                 "upstream.username" if is_user_alone(resolver) => format!("\"{HIDDEN}\""),
@@ -33,15 +43,12 @@ impl Effective {
             };
             let origin = resolver.origin(setting.key);
             let note = resolver.notes.get(setting.key);
-            Line {
-                key: setting.key,
-                section: setting.section(),
-                setting: format!("{} = {value}", setting.name()),
-                origin: match note {
-                    Some(note) => format!("{origin}; {note}"),
-                    None => origin.to_string(),
-                },
-            }
+            let origin = match note {
+                Some(note) => format!("{origin}; {note}"),
+                None => origin.to_string(),
+            };
+            let text = format!("{} = {value}", setting.name());
+            vec![Line::new(setting, text, Some(origin))]
         });
         Self {
             lines: lines.collect(),
@@ -51,8 +58,32 @@ impl Effective {
     /// Where the value of a dotted key comes from, such as `env REDIS_URL`.
     pub fn origin(&self, key: &str) -> Option<&str> {
         let line = self.lines.iter().find(|line| line.key == key);
-        line.map(|line| line.origin.as_str())
+        line.and_then(|line| line.origin.as_deref())
     }
+}
+
+impl Line {
+    fn new(setting: &Setting, text: String, origin: Option<String>) -> Self {
+        Self {
+            key: setting.key,
+            section: setting.section(),
+            setting: text,
+            origin,
+        }
+    }
+}
+
+/// A table for each rule.
+fn rules(resolver: &Resolver, setting: &Setting) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for written in &resolver.draft.cache.rules {
+        let origin = resolver.rule_origin(written).to_string();
+        lines.push(Line::new(setting, TABLE.to_owned(), Some(origin)));
+        for (name, value) in rules::pairs(&written.rule) {
+            lines.push(Line::new(setting, format!("{name} = {value}"), None));
+        }
+    }
+    lines
 }
 
 impl fmt::Display for Effective {
@@ -69,7 +100,13 @@ impl fmt::Display for Effective {
                 writeln!(f, "{gap}[{}]", line.section)?;
                 section = line.section;
             }
-            writeln!(f, "{:width$}  # {}", line.setting, line.origin)?;
+            if line.setting == TABLE {
+                writeln!(f)?;
+            }
+            match &line.origin {
+                Some(origin) => writeln!(f, "{:width$}  # {origin}", line.setting)?,
+                None => writeln!(f, "{}", line.setting)?,
+            }
         }
         Ok(())
     }

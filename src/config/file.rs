@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::Assignment;
-use super::kind::Raw;
+use super::kind::{Entry, Raw, Table};
 use super::nearest::did_you_mean;
 use super::problem::{Origin, Problem};
 use super::table::{SETTINGS, Setting};
@@ -126,24 +126,26 @@ impl Reader<'_> {
         let line = line_of(self.text, key.span().start);
         let name = key.get_ref();
         let known = SETTINGS.iter().any(|setting| setting.section() == *name);
+        if !matches!(value.get_ref(), DeValue::Table(_)) {
+            return self.setting(name, line, value);
+        }
         match value.into_inner() {
             DeValue::Table(table) if known => {
                 for (key, value) in table {
                     let line = line_of(self.text, key.span().start);
                     let key = format!("{name}.{}", key.get_ref());
-                    self.setting(&key, line, value.into_inner());
+                    self.setting(&key, line, value);
                 }
             }
-            DeValue::Table(_) => {
+            _ => {
                 let hint = did_you_mean(name, SETTINGS.iter().map(Setting::section));
                 let what = format!("unknown section [{}]{hint}", name.escape_debug());
                 self.problem(line, what);
             }
-            value => self.setting(name, line, value),
         }
     }
 
-    fn setting(&mut self, key: &str, line: usize, value: DeValue<'_>) {
+    fn setting(&mut self, key: &str, line: usize, value: Spanned<DeValue<'_>>) {
         let Some(setting) = Setting::find(key) else {
             let hint = did_you_mean(key, SETTINGS.iter().map(|setting| setting.key));
             let what = format!("unknown setting {}{hint}", key.escape_debug());
@@ -151,10 +153,64 @@ impl Reader<'_> {
         };
         let assignment = Assignment {
             setting,
-            raw: raw(value),
+            raw: self.raw(value.into_inner()),
             origin: Origin::file(self.path, line),
         };
         self.assignments.push((line, assignment));
+    }
+
+    fn raw(&self, value: DeValue<'_>) -> Raw {
+        match value {
+            DeValue::String(text) => Raw::Text(text.into_owned()),
+            DeValue::Boolean(value) => Raw::Boolean(value),
+            DeValue::Integer(number) => {
+                let number = i64::from_str_radix(number.as_str(), number.radix());
+                number.map_or(Raw::Other("a number too large"), Raw::Integer)
+            }
+            DeValue::Float(number) => Raw::Float(number.as_str().to_owned()),
+            DeValue::Array(items) => match strings(&items) {
+                Some(texts) => Raw::List(texts),
+                None => self.tables(items),
+            },
+            DeValue::Datetime(_) => Raw::Other("a date"),
+            DeValue::Table(_) => Raw::Other("a table"),
+        }
+    }
+
+    fn tables(&self, items: DeArray<'_>) -> Raw {
+        let mut tables = Vec::new();
+        for item in items {
+            let origin = self.origin(item.span().start);
+            let DeValue::Table(table) = item.into_inner() else {
+                return Raw::Other("a mixed list");
+            };
+            tables.push(self.table(origin, table));
+        }
+        Raw::Tables(tables)
+    }
+
+    fn table(&self, origin: Origin, table: DeTable<'_>) -> Table {
+        let mut entries: Vec<(usize, Entry)> = table
+            .into_iter()
+            .map(|(key, value)| {
+                let at = key.span().start;
+                let entry = Entry {
+                    name: key.get_ref().to_string(),
+                    raw: self.raw(value.into_inner()),
+                    origin: Some(self.origin(at)),
+                };
+                (at, entry)
+            })
+            .collect();
+        entries.sort_by_key(|(at, _)| *at);
+        Table {
+            origin: Some(origin),
+            entries: entries.into_iter().map(|(_, entry)| entry).collect(),
+        }
+    }
+
+    fn origin(&self, at: usize) -> Origin {
+        Origin::file(self.path, line_of(self.text, at))
     }
 
     fn problem(&mut self, line: usize, what: String) {
@@ -168,24 +224,9 @@ fn in_order<T>(mut items: Vec<(usize, T)>) -> Vec<T> {
     items.into_iter().map(|(_, item)| item).collect()
 }
 
-fn raw(value: DeValue<'_>) -> Raw {
-    match value {
-        DeValue::String(text) => Raw::Text(text.into_owned()),
-        DeValue::Boolean(value) => Raw::Boolean(value),
-        DeValue::Integer(number) => {
-            let number = i64::from_str_radix(number.as_str(), number.radix());
-            number.map_or(Raw::Other("a number too large"), Raw::Integer)
-        }
-        DeValue::Array(items) => strings(items).map_or(Raw::Other("a mixed list"), Raw::List),
-        DeValue::Float(_) => Raw::Other("a fraction"),
-        DeValue::Datetime(_) => Raw::Other("a date"),
-        DeValue::Table(_) => Raw::Other("a table"),
-    }
-}
-
-fn strings(items: DeArray<'_>) -> Option<Vec<String>> {
+fn strings(items: &DeArray<'_>) -> Option<Vec<String>> {
     items
-        .into_iter()
+        .iter()
         .map(|item| item.get_ref().as_str().map(str::to_owned))
         .collect()
 }

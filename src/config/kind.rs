@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::draft::Draft;
+use super::problem::Origin;
+use super::rules::{self, Written};
 use super::url::{self, HIDDEN, Url};
 use super::value;
 use crate::secret::Secret;
@@ -38,6 +40,10 @@ pub(super) enum Kind {
     Mode(Place<u32>),
     /// Command names.
     Commands(Place<Vec<String>>),
+    /// An amount of money, in millionths.
+    Amount(Place<u64>),
+    /// The rules of L1.
+    Rules(Place<Vec<Written>>),
 }
 
 /// A value as its source wrote it.
@@ -50,14 +56,42 @@ pub(super) enum Raw {
     Text(String),
     Integer(i64),
     Boolean(bool),
+    /// A fraction, as it was written.
+    Float(String),
     List(Vec<String>),
+    Tables(Vec<Table>),
     /// Any other TOML value, by the name of its type.
     Other(&'static str),
 }
 
+/// One of a list of tables.
+pub(super) struct Table {
+    /// Its own place, where it has one.
+    pub(super) origin: Option<Origin>,
+    /// As written, one after the other.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// A name and a value in a table.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) raw: Raw,
+    /// Its own place, where it has one.
+    pub(super) origin: Option<Origin>,
+}
+
+/// What is wrong with a value: ends of sentences, with their places where those are not the value's.
+pub(super) struct Wrong(pub(super) Vec<(Option<Origin>, String)>);
+
+impl From<String> for Wrong {
+    fn from(what: String) -> Self {
+        Self(vec![(None, what)])
+    }
+}
+
 impl Kind {
-    /// Reads `raw` into its place; the error is the end of a sentence.
-    pub(super) fn set(&self, draft: &mut Draft, raw: &Raw) -> Result<(), String> {
+    /// Reads `raw` into its place.
+    pub(super) fn set(&self, draft: &mut Draft, raw: &Raw) -> Result<(), Wrong> {
         match self {
             Self::Duration(limits, place) => *place(draft) = duration(raw, *limits)?,
             Self::Size(limits, place) => *place(draft) = size(raw, *limits)?,
@@ -82,6 +116,8 @@ impl Kind {
                 *place(draft) = value::mode(raw.text("an octal mode in quotes, such as \"0700\"")?)?
             }
             Self::Commands(place) => *place(draft) = commands(raw)?,
+            Self::Amount(place) => *place(draft) = amount(raw)?,
+            Self::Rules(place) => *place(draft) = rules::read(raw)?,
         }
         Ok(())
     }
@@ -102,13 +138,15 @@ impl Kind {
             Self::Address(place) => show_address(*place(draft)),
             Self::Mode(place) => quote(&format!("{:04o}", place(draft))),
             Self::Commands(place) => show_list(place(draft)),
+            Self::Amount(place) => value::show_amount(*place(draft)),
+            Self::Rules(place) => rules::show(place(draft)),
         }
     }
 }
 
 impl Raw {
     /// The text of a string value.
-    fn text(&self, expected: &str) -> Result<&str, String> {
+    pub(super) fn text(&self, expected: &str) -> Result<&str, String> {
         match self {
             Self::Plain(text) | Self::Text(text) => Ok(text),
             _ => Err(self.mismatch(expected)),
@@ -116,19 +154,21 @@ impl Raw {
     }
 
     /// Says that a value has another type than the setting.
-    fn mismatch(&self, expected: &str) -> String {
+    pub(super) fn mismatch(&self, expected: &str) -> String {
         let found = match self {
             Self::Plain(_) | Self::Text(_) => "a string",
             Self::Integer(_) => "a number",
             Self::Boolean(_) => "a boolean",
+            Self::Float(_) => "a fraction",
             Self::List(_) => "a list",
+            Self::Tables(_) => "a list of tables",
             Self::Other(name) => name,
         };
         format!("must be {expected}, not {found}")
     }
 }
 
-fn duration(raw: &Raw, (min, max): (u64, u64)) -> Result<Duration, String> {
+pub(super) fn duration(raw: &Raw, (min, max): (u64, u64)) -> Result<Duration, String> {
     let duration = match raw {
         Raw::Integer(0) => Duration::ZERO,
         Raw::Integer(number) => {
@@ -142,7 +182,7 @@ fn duration(raw: &Raw, (min, max): (u64, u64)) -> Result<Duration, String> {
     in_range(duration, min, max, value::show_duration)
 }
 
-fn size(raw: &Raw, (min, max): (usize, usize)) -> Result<usize, String> {
+pub(super) fn size(raw: &Raw, (min, max): (usize, usize)) -> Result<usize, String> {
     let size = match raw {
         Raw::Integer(number) => {
             usize::try_from(*number).map_err(|_| format!("{number} is below zero"))?
@@ -176,7 +216,7 @@ fn boolean(raw: &Raw) -> Result<bool, String> {
     }
 }
 
-fn choice(raw: &Raw, words: &[&'static str]) -> Result<&'static str, String> {
+pub(super) fn choice(raw: &Raw, words: &[&'static str]) -> Result<&'static str, String> {
     let all = words
         .iter()
         .map(|word| format!("\"{word}\""))
@@ -187,6 +227,14 @@ fn choice(raw: &Raw, words: &[&'static str]) -> Result<&'static str, String> {
     chosen
         .copied()
         .ok_or_else(|| format!("{} is not {all}", value::quoted(text)))
+}
+
+fn amount(raw: &Raw) -> Result<u64, String> {
+    match raw {
+        Raw::Integer(number) => value::amount(&number.to_string()),
+        Raw::Float(text) => value::amount(text),
+        _ => value::amount(raw.text("an amount such as 0.20")?),
+    }
 }
 
 fn host(raw: &Raw) -> Result<Option<String>, String> {
@@ -272,7 +320,7 @@ fn some<T: PartialEq + Default>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
 }
 
-fn show_size(size: usize) -> String {
+pub(super) fn show_size(size: usize) -> String {
     let text = value::show_size(size);
     match text.parse::<usize>() {
         Ok(_) => text,
@@ -308,7 +356,7 @@ fn show_list(list: &[String]) -> String {
 }
 
 /// A TOML basic string.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

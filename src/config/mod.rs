@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::cli::{Cli, Flags};
 use crate::{admin, downstream, l1, telemetry, upstream};
 
+mod cache;
 mod checks;
 mod draft;
 mod effective;
@@ -25,6 +26,7 @@ mod problem;
 mod redis_env;
 mod reference;
 mod resolve;
+mod rules;
 mod table;
 mod url;
 pub(crate) mod value;
@@ -35,7 +37,7 @@ mod tests;
 pub use effective::Effective;
 pub use env::{ProcessEnv, Strings};
 pub use problem::{ConfigErrors, Problem};
-pub use reference::reference;
+pub use reference::{reference, rules_reference};
 
 use draft::Draft;
 use kind::Raw;
@@ -230,8 +232,11 @@ impl Sources {
             origin,
         } in defaults.chain(self.assignments)
         {
-            if let Err(what) = setting.kind.set(&mut draft, &raw) {
-                problems.push(Problem::of(&origin, setting.key, what));
+            if let Err(wrong) = setting.kind.set(&mut draft, &raw) {
+                let problem = |(place, what): (Option<Origin>, String)| {
+                    Problem::of(place.as_ref().unwrap_or(&origin), setting.key, what)
+                };
+                problems.extend(wrong.0.into_iter().map(problem));
             }
             origins.insert(setting.key, origin);
         }

@@ -2,6 +2,7 @@
 
 use super::draft::Draft;
 use super::kind::Kind;
+use super::rules;
 use super::table::{SETTINGS, Setting};
 
 /// Every setting as a Markdown table: key, default, meaning.
@@ -15,6 +16,15 @@ pub fn reference() -> String {
     table
 }
 
+/// What a rule of L1 can say, as a Markdown table: name, meaning.
+pub fn rules_reference() -> String {
+    let mut table = String::from("| in a rule | meaning |\n|---|---|\n");
+    for (name, doc) in rules::NAMES {
+        table += &format!("| `{name}` | {doc} |\n");
+    }
+    table
+}
+
 /// The built-in value as TOML. A list is too long for a cell.
 fn default(setting: &Setting, draft: &mut Draft) -> String {
     if matches!(setting.kind, Kind::Commands(_)) {
@@ -22,6 +32,6 @@ fn default(setting: &Setting, draft: &mut Draft) -> String {
     }
     match setting.kind.set(draft, &setting.default_value()) {
         Ok(()) => format!("`{}`", setting.kind.show(draft)),
-        Err(what) => what,
+        Err(_) => "none".to_owned(),
     }
 }

@@ -34,6 +34,7 @@ impl Resolver {
     /// Fills in everything that depends on more than one setting.
     pub(super) fn resolve(&mut self) {
         self.choices();
+        super::cache::resolve(self);
         self.listen();
         let url = self.url();
         if let Some(url) = &url {
@@ -71,7 +72,7 @@ impl Resolver {
             .push(Problem::of(&self.origin(key), key, what));
     }
 
-    fn note(&mut self, key: &'static str, note: impl Into<String>) {
+    pub(super) fn note(&mut self, key: &'static str, note: impl Into<String>) {
         self.notes.insert(key, note.into());
     }
 

@@ -4,11 +4,15 @@
 //! proxy.toml and the documentation all read it.
 
 use super::kind::{Kind, Raw};
+use super::rules;
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 const KB: usize = 1 << 10;
+const MB: usize = 1 << 20;
 const MAX_BYTES: usize = 1 << 31;
+/// Where `usize` can say so much.
+const MAX_MEMORY: usize = (1_usize << 30).saturating_mul(64);
 
 /// One setting.
 pub(super) struct Setting {
@@ -305,6 +309,80 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Boolean(|d| &mut d.config.upstream.retry_reads),
         "true",
         "Send a read-only command once more when its connection was lost.",
+    ),
+    Setting::new(
+        "cache.mode",
+        Kind::Choice(&["auto", "tracking", "ttl", "observe", "off"], |d| {
+            &mut d.cache.mode
+        }),
+        "auto",
+        "How replies kept in memory (L1) stay true: by the server's pushes, by age, or whichever it can.",
+    ),
+    Setting::new(
+        "cache.default",
+        Kind::Choice(&rules::ACTIONS, |d| &mut d.cache.default),
+        "bypass",
+        "What happens to keys that no rule matches: cache or bypass.",
+    ),
+    Setting::new(
+        "cache.lease",
+        Kind::Duration((100, 60_000), |d| &mut d.config.cache.lease),
+        "1s",
+        "With pushes: nothing is served unless the server was heard of within this time.",
+    ),
+    Setting::new(
+        "cache.max_bytes",
+        Kind::Size((64 * KB, MAX_MEMORY), |d| &mut d.config.cache.max_bytes),
+        "64mb",
+        "Memory for all that is kept.",
+    ),
+    Setting::new(
+        "cache.max_value",
+        Kind::Size((1, 512 * MB), |d| &mut d.config.cache.max_value),
+        "256kb",
+        "Larger replies are not kept; at most max_bytes.",
+    ),
+    Setting::new(
+        "cache.max_age",
+        Kind::Duration((1, DAY), |d| &mut d.config.cache.max_age),
+        "30s",
+        "Nothing is served for longer than this after it was read, in any mode.",
+    ),
+    Setting::new(
+        "cache.absent_age",
+        Kind::Duration((0, DAY), |d| &mut d.config.cache.absent_age),
+        "1s",
+        "The same for keys that do not exist; 0s does not keep them.",
+    ),
+    Setting::new(
+        "cache.scripts",
+        Kind::Choice(&["any", "declared"], |d| &mut d.cache.scripts),
+        "any",
+        "Keys that scripts write: any, so that such a script empties L1, or only those it declares.",
+    ),
+    Setting::new(
+        "cache.hash_key_names",
+        Kind::Boolean(|d| &mut d.config.cache.hash_key_names),
+        "false",
+        "Show hashes in place of the names of keys.",
+    ),
+    Setting {
+        key: "cache.rules",
+        kind: Kind::Rules(|d| &mut d.cache.rules),
+        default: Default::List(&[]),
+        doc: "What holds for which keys, as [[cache.rules]]; the first rule that matches a key decides.",
+    },
+    Setting::new(
+        "cost.per_100k_commands",
+        Kind::Amount(|d| &mut d.config.cache.cost.per_100k_commands),
+        "0.00",
+        "What the provider charges for 100,000 commands; 0.00 is not stated.",
+    ),
+    Setting::new(
+        "cost.per_gb",
+        Kind::Amount(|d| &mut d.config.cache.cost.per_gb),
+        "0.00",
+        "What the provider charges for a gigabyte (10^9 bytes) of traffic; 0.00 is not stated.",
     ),
     Setting {
         key: "commands.deny",

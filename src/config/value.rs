@@ -12,6 +12,11 @@ const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s",
 /// As in redis.conf: `kb` is 1024 bytes.
 const SIZE_UNITS: [(&str, usize); 3] = [("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)];
 
+const MILLION: u64 = 1_000_000;
+
+/// What no price reaches, so that sums of it stay far from overflow.
+const MAX_AMOUNT: u64 = 1_000_000 * MILLION;
+
 /// Parses `5s`, `100ms`, `1m`, `2h`; only zero needs no unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = number_and_unit(text);
@@ -76,6 +81,36 @@ pub(super) fn show_size(bytes: usize) -> String {
         Some((unit, scale)) => format!("{}{unit}", bytes / scale),
         None => bytes.to_string(),
     }
+}
+
+/// Parses an amount of money, `0.20` or `3`, into millionths.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        format!(
+            "{} is not an amount such as 0.20, with up to six decimals and below {}",
+            quoted(text),
+            MAX_AMOUNT / MILLION
+        )
+    };
+    let text = text.trim();
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > 6 {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let decimals: u64 = format!("{decimals:0<6}").parse().map_err(|_| wrong())?;
+    let millionths = whole.checked_mul(MILLION).map(|whole| whole + decimals);
+    millionths
+        .filter(|millionths| *millionths < MAX_AMOUNT)
+        .ok_or_else(wrong)
+}
+
+/// The form that [`amount`] reads, with two decimals or as many as it takes.
+pub(super) fn show_amount(millionths: u64) -> String {
+    let text = format!("{}.{:06}", millionths / MILLION, millionths % MILLION);
+    let spare = text.bytes().rev().take_while(|byte| *byte == b'0').count();
+    text[..text.len() - spare.min(4)].to_owned()
 }
 
 /// Parses the words that environments use for yes and no.
@@ -214,6 +249,33 @@ mod tests {
         assert!(unix.contains("listen.unix"));
         for text in ["example.com:6379", "127.0.0.1:99999", "", "::1:6379x"] {
             assert!(listen_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_exact() {
+        for text in ["0.20", "0.03", "0.00", "12.50", "0.0034", "0.000001"] {
+            assert_eq!(show_amount(amount(text).unwrap()), text);
+        }
+        assert_eq!(amount("0.2").unwrap(), 200_000);
+        assert_eq!(amount("3").unwrap(), 3_000_000);
+        for text in [
+            "",
+            ".",
+            ".5",
+            "1.",
+            "-1",
+            "+1",
+            "1e3",
+            "inf",
+            "nan",
+            "0,20",
+            "$1",
+            "0.0000001",
+            "1000000",
+            "99999999999999999999",
+        ] {
+            assert!(amount(text).is_err(), "{text}");
         }
     }
 

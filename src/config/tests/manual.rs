@@ -1,7 +1,8 @@
 //! The manual is right: proxy.toml and docs/configuration.md against the table.
 
 use super::given;
-use crate::config::{SETTINGS, reference};
+use crate::config::rules::NAMES;
+use crate::config::{SETTINGS, reference, rules_reference};
 
 const MANUAL: &str = include_str!("../../../proxy.toml");
 const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
@@ -57,6 +58,48 @@ fn the_document_holds_the_table() {
         DOCUMENT.contains(&table),
         "docs/configuration.md should hold:\n{table}"
     );
+}
+
+#[test]
+fn the_document_tells_what_a_rule_can_say() {
+    let table = rules_reference();
+    assert!(
+        DOCUMENT.contains(&table),
+        "docs/configuration.md should hold:\n{table}"
+    );
+}
+
+/// The example in the prose of the manual is a valid one and shows all that a rule can say.
+#[test]
+fn the_manual_shows_every_part_of_a_rule() {
+    let example: Vec<&str> = MANUAL
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .skip_while(|line| *line != "[[cache.rules]]")
+        .take_while(|line| line.contains(['=', '[']) && !line.contains("NEARKEY"))
+        .collect();
+    let flags = "--upstream redis://r:1";
+    let with = given().file(&example.join("\n")).flags(flags);
+    assert_eq!(with.warnings(), "");
+    assert_eq!(with.config().cache.rules.len(), 2);
+    for (name, _) in NAMES {
+        let is_there = |line: &&str| line.starts_with(&format!("{name} = "));
+        assert!(example.iter().any(is_there), "{name}");
+    }
+}
+
+/// Examples of the environment form, in the manual and the document.
+#[test]
+fn the_lines_for_the_environment_are_valid() {
+    for text in [MANUAL, DOCUMENT] {
+        let (_, line) = text.split_once("NEARKEY_CACHE__RULES=").unwrap();
+        let rules = line.lines().next().unwrap().trim_matches('"');
+        let given = given()
+            .flags("--upstream redis://r:1")
+            .env("NEARKEY_CACHE__RULES", rules);
+        assert_eq!(given.warnings(), "");
+        assert_eq!(given.config().cache.rules.len(), 2);
+    }
 }
 
 #[test]

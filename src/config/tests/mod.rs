@@ -1,5 +1,6 @@
 //! Tests of the whole way from sources to a configuration.
 
+mod cache;
 mod errors;
 mod manual;
 mod precedence;
