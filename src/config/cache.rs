@@ -166,9 +166,6 @@ fn idle(resolver: &Resolver) -> Option<String> {
         Mode::Tracking if !any && bypass => {
             "no rule names keys, and cache.default is \"bypass\": nothing will be kept"
         }
-        Mode::Observe if !any && bypass => {
-            "no rule names keys, and cache.default is \"bypass\": nothing will be counted"
-        }
         _ => return None,
     };
     let mode = resolver.draft.cache.mode;

@@ -87,6 +87,8 @@ pub struct Entry {
     pub born: Now,
     /// For how many microseconds it is good from then on.
     pub age: u64,
+    /// For how many the key lives, whatever else is allowed.
+    pub life: u64,
     /// What its rule says.
     pub terms: Arc<Terms>,
     /// Hits since somebody counted.
@@ -124,6 +126,8 @@ pub struct Facts {
     pub born: Now,
     /// See [`Entry::age`].
     pub age: u64,
+    /// See [`Entry::life`].
+    pub life: u64,
     /// See [`Entry::terms`].
     pub terms: Arc<Terms>,
 }
@@ -206,6 +210,7 @@ impl Entry {
             timed: facts.timed,
             born: facts.born,
             age: facts.age,
+            life: facts.life,
             terms: facts.terms,
             reads: AtomicU32::new(0),
         }

@@ -48,7 +48,7 @@ use self::sketch::Sketch;
 use self::stamps::Stamps;
 use self::store::Store;
 use self::touched::Touched;
-use self::tracker::Tracker;
+use self::tracker::{Standing, Tracker};
 use crate::commands::{CommandId, CommandTable, Spec};
 
 /// What coherence rests on, each by itself. The model and the checker leave one out at a time and must
@@ -157,6 +157,16 @@ impl L1 {
         known
             .or_insert_with(|| Arc::new(Tracker::new(scope)))
             .clone()
+    }
+
+    /// It has no connection, and nothing is known that speaks against one.
+    pub fn wants_connection(&self) -> bool {
+        let trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = |tracker: &Arc<Tracker>| {
+            let is_up = !matches!(tracker.standing(), Standing::Closed | Standing::Opening);
+            is_up || !tracker.reason().is_empty()
+        };
+        !self.observes() && !trackers.values().any(settled)
     }
 
     /// All tracked connections that were ever wanted.

@@ -338,6 +338,7 @@ impl Reader {
             timed: true,
             born: now,
             age: micros(terms.max_age),
+            life: u64::MAX,
             terms: terms.clone(),
         };
         let entry = Arc::new(Entry::new(&read.name(), &[], facts));
@@ -357,6 +358,6 @@ fn may_serve_stale(entry: &Entry, now: Now, is_down: impl Fn() -> bool) -> bool 
     let Some(limit) = entry.terms.stale_if_down else {
         return false;
     };
-    let end = entry.age.saturating_add(micros(limit));
+    let end = entry.age.saturating_add(micros(limit)).min(entry.life);
     now.since(entry.born) < end && is_down()
 }

@@ -36,7 +36,8 @@ impl Rules {
     pub fn new(config: &Config) -> Self {
         let default = Terms {
             rule: None,
-            cache: config.default == Verb::Cache,
+            // To observe is harmless: it needs no leave.
+            cache: config.default == Verb::Cache || config.mode == Mode::Observe,
             mode: config.mode,
             ttl: None,
             max_age: config.max_age,

@@ -160,9 +160,9 @@ impl Budget {
         self.idle_wanted.notify_waiters();
     }
 
-    /// A permit is free now.
-    pub fn has_free(&self) -> bool {
-        self.free.available_permits() > 0
+    /// Permits that are free now.
+    pub fn free(&self) -> usize {
+        self.free.available_permits()
     }
 
     /// Somebody waits for a permit.

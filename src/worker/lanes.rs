@@ -188,7 +188,7 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
         }
     };
     if sharers > 1
-        && worker.link.dialer.budget.has_free()
+        && worker.link.dialer.budget.free() > reserved(worker)
         && let Some(closed) = lanes
             .iter()
             .find(|lane| lane.status().state() == State::Idle)
@@ -203,6 +203,12 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
         _ => best.clone(),
     }
     .attach()
+}
+
+/// Permits that are not for connections opened in advance: L1 will want one, and asks nobody to close.
+fn reserved(worker: &Worker) -> usize {
+    let l1 = worker.link.l1.as_ref();
+    usize::from(l1.is_some_and(|l1| l1.wants_connection()))
 }
 
 fn near(a: &Lane, b: &Lane) -> bool {

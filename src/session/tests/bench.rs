@@ -97,6 +97,7 @@ impl Router for Script {
             timed: true,
             born: Now::default(),
             age: 1,
+            life: 1,
             terms: l1.rules.of(read.key).clone(),
         };
         Some(Known(Arc::new(Entry::new(&read.name(), b"", facts))))
