@@ -130,9 +130,12 @@ fn line(out: &mut Vec<u8>, mark: u8, text: &[u8]) {
 }
 
 fn header(out: &mut Vec<u8>, mark: u8, len: usize) {
-    // Most lengths have one digit, and formatting costs ten times this.
+    // Most lengths have one or two digits, and formatting costs ten times this.
     match u8::try_from(len) {
         Ok(len @ 0..=9) => out.extend_from_slice(&[mark, b'0' + len, b'\r', b'\n']),
+        Ok(len @ 10..=99) => {
+            out.extend_from_slice(&[mark, b'0' + len / 10, b'0' + len % 10, b'\r', b'\n']);
+        }
         _ => number(out, mark, len),
     }
 }
@@ -197,7 +200,9 @@ mod tests {
     #[test]
     fn aggregates() {
         assert_eq!(wrote(|out| array_header(out, 0)), "*0\r\n");
-        assert_eq!(wrote(|out| array_header(out, 12)), "*12\r\n");
+        for len in [9, 10, 12, 99, 100, 255, 256, 1000] {
+            assert_eq!(wrote(|out| array_header(out, len)), format!("*{len}\r\n"));
+        }
         assert_eq!(wrote(|out| map_header(out, 3, Resp2)), "*6\r\n");
         assert_eq!(wrote(|out| map_header(out, 3, Resp3)), "%3\r\n");
         assert_eq!(wrote(|out| set_header(out, 3, Resp2)), "*3\r\n");
