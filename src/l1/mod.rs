@@ -181,7 +181,7 @@ impl L1 {
             self.stamps.touch_all();
         }
         for tracker in self.trackers() {
-            tracker.lose();
+            tracker.distrust();
         }
     }
 

@@ -71,6 +71,9 @@ pub(super) fn judge(
         timed,
         born: order.since,
         age: if why_not.is_some() { 0 } else { age },
+        life: life.map_or(0, |life| {
+            u64::try_from(life).map_or(u64::MAX, |life| life.saturating_mul(1000))
+        }),
         terms: order.terms,
     };
     let entry = Arc::new(Entry::new(&order.name, &reply, facts));

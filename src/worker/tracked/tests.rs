@@ -28,8 +28,8 @@ use crate::resp::request::{RequestScanner, Scan};
 use crate::resp::{Limits as Wire, Protocol, args};
 use crate::session::Settings;
 use crate::stats::{Counters, UpstreamStats, WorkerStats};
-use crate::upstream::conn::Link;
 use crate::upstream::dial::Dialer;
+use crate::upstream::link::Link;
 use crate::upstream::{Address, Auth, OnLostReply};
 use crate::worker::{Directory, Limits, Parts};
 
@@ -185,7 +185,7 @@ impl Process {
             place: self.l1.stamps.place(key_hash),
             hash: key_hash,
         };
-        reader.read(&read, self.l1.clock.now(), &mut Gate(worker))
+        reader.read(&read, self.l1.clock.now(), &mut || true, &mut Gate(worker))
     }
 
     /// Reads until the key is fetched or known, as clients do.
