@@ -183,6 +183,8 @@ counters! {
         l1_bypass_rule,
         /// Reads that L1 holds, of clients with something in flight.
         l1_bypass_pipeline,
+        /// Reads that L1 would have fetched, had fetching them been of use lately.
+        l1_bypass_waste,
         /// Reads that L1 would have fetched: its connection is not up, or silent.
         l1_bypass_down,
         /// Commands answered from what L1 had, beyond its age, while the server could not be reached.

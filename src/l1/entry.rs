@@ -1,7 +1,7 @@
 //! What L1 holds: one reply to one read.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::clock::Now;
 use super::rules::Terms;
@@ -11,6 +11,12 @@ use super::tracker::Tracker;
 use crate::commands::CommandId;
 use crate::resp::Protocol;
 use crate::upstream::IdentityId;
+
+/// Hits from which on a fill has paid for itself.
+const PAYS: u32 = 3;
+
+/// Fills in a row that were of no use are counted up to this: the next comes at the 64th read.
+const MAX_WASTE: u8 = 6;
 
 /// Whose values, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,8 +97,14 @@ pub struct Entry {
     pub life: u64,
     /// What its rule says.
     pub terms: Arc<Terms>,
-    /// Hits since somebody counted.
+    /// It holds no reply, only that none is worth holding: it was too long, or an error.
+    pub unfit: bool,
+    /// How many fills of this read before it ended without having been of use.
+    pub waste: u8,
+    /// Hits so far.
     pub reads: AtomicU32,
+    /// Reads that found it ended.
+    pub misses: AtomicU32,
 }
 
 /// An entry that was good when a read of the same was sent past it.
@@ -130,6 +142,10 @@ pub struct Facts {
     pub life: u64,
     /// See [`Entry::terms`].
     pub terms: Arc<Terms>,
+    /// See [`Entry::unfit`].
+    pub unfit: bool,
+    /// See [`Entry::waste`].
+    pub waste: u8,
 }
 
 /// The name of an entry, owned: a read that outlives the client's bytes.
@@ -212,7 +228,10 @@ impl Entry {
             age: facts.age,
             life: facts.life,
             terms: facts.terms,
+            unfit: facts.unfit,
+            waste: facts.waste,
             reads: AtomicU32::new(0),
+            misses: AtomicU32::new(0),
         }
     }
 
@@ -240,6 +259,18 @@ impl Entry {
             && self.command == read.command
             && *self.args() == *read.args
             && (self.protocol == Protocol::Resp3 || self.protocol == read.protocol)
+    }
+
+    /// Now that it has ended: how much waste to remember if the read is fetched again, or `None` if it is
+    /// not worth that yet. A fill costs three commands, so one that saved less than that was of no use;
+    /// each of those in a row doubles the reads that have to be missed before the next.
+    pub fn worth_another(&self) -> Option<u8> {
+        if self.reads.load(Ordering::Relaxed) >= PAYS {
+            return Some(self.waste.saturating_sub(1));
+        }
+        let missed = self.misses.fetch_add(1, Ordering::Relaxed) + 1;
+        let waste = self.waste.saturating_add(1).min(MAX_WASTE);
+        (missed >= 1 << self.waste).then_some(waste)
     }
 
     /// It is too old.

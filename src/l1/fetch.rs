@@ -28,6 +28,8 @@ pub struct Order {
     pub terms: Arc<Terms>,
     /// When it was ordered: its answer is no older.
     pub since: Now,
+    /// How many fills of it were of no use lately.
+    pub waste: u8,
     /// What the one who ordered it knows it by.
     pub ticket: u64,
 }

@@ -59,8 +59,8 @@ pub enum Seen {
     Entry(Arc<Entry>),
     /// The answer is on its way.
     Fetch(Rc<Fetch>),
-    /// It is worth a fetch, on these terms.
-    Wanted(Arc<Terms>),
+    /// It is worth a fetch, on these terms, after so many that were of no use.
+    Wanted(Arc<Terms>, u8),
     /// Nothing, and it is not worth a fetch.
     Nothing,
 }
@@ -102,6 +102,8 @@ impl Reader {
             && let Some(entry) = self.find(read)
         {
             match self.judge(&entry, now) {
+                Verdict::Good | Verdict::Lapsed if entry.unfit => return Seen::Nothing,
+                Verdict::Overdue if entry.unfit => {}
                 Verdict::Good if entry.terms.mode == Mode::Observe => {
                     counters.l1_observed_hits.add(1);
                     return Seen::Nothing;
@@ -120,13 +122,10 @@ impl Reader {
                     counters.l1_misses.add(1);
                     return match self.joinable(read) {
                         Some(fetch) => Seen::Fetch(fetch),
-                        None => Seen::Wanted(entry.terms.clone()),
+                        None => Seen::Wanted(entry.terms.clone(), entry.waste),
                     };
                 }
-                Verdict::Bad => {
-                    self.front.borrow_mut().clear(entry.hash);
-                    self.l1.store.remove(&entry);
-                }
+                Verdict::Bad => {}
             }
         }
         let terms = self.l1.rules.of(read.key);
@@ -145,7 +144,17 @@ impl Reader {
             self.observe(read, now, terms);
             return Seen::Nothing;
         }
-        Seen::Wanted(terms.clone())
+        // What became of the last fill tells whether another is worth it.
+        match self
+            .find(read)
+            .map_or(Some(0), |entry| entry.worth_another())
+        {
+            Some(waste) => Seen::Wanted(terms.clone(), waste),
+            None => {
+                self.stats.counters.l1_bypass_waste.add(1);
+                Seen::Nothing
+            }
+        }
     }
 
     /// The entry that answers a read, if it is good now.
@@ -154,7 +163,8 @@ impl Reader {
             return None;
         }
         let entry = self.find(read)?;
-        (self.judge(&entry, now) == Verdict::Good).then_some(entry)
+        let speaks = !entry.unfit && entry.terms.mode != Mode::Observe;
+        (speaks && self.judge(&entry, now) == Verdict::Good).then_some(entry)
     }
 
     /// What becomes of a read whose session has nothing in flight. Waits only if it `may`.
@@ -173,7 +183,7 @@ impl Reader {
                 self.stats.counters.l1_joins.add(1);
                 Outcome::Wait(fetch)
             }
-            Seen::Wanted(terms) => match self.fetch(read, now, &terms, fetcher) {
+            Seen::Wanted(terms, waste) => match self.fetch(read, now, (&terms, waste), fetcher) {
                 Some(fetch) => Outcome::Wait(fetch),
                 None => Outcome::Pass,
             },
@@ -210,7 +220,7 @@ impl Reader {
         for (read, seen) in reads.iter().zip(seen) {
             let fetch = match seen {
                 Seen::Fetch(fetch) => Some(fetch),
-                Seen::Wanted(terms) => self.fetch(read, now, &terms, fetcher),
+                Seen::Wanted(terms, waste) => self.fetch(read, now, (&terms, waste), fetcher),
                 Seen::Entry(_) | Seen::Nothing => continue,
             };
             match fetch {
@@ -269,7 +279,7 @@ impl Reader {
         &self,
         read: &Read<'_>,
         now: Now,
-        terms: &Arc<Terms>,
+        (terms, waste): (&Arc<Terms>, u8),
         fetcher: &mut impl Fetcher,
     ) -> Option<Rc<Fetch>> {
         let tracker = self.tracker(read.scope);
@@ -303,6 +313,7 @@ impl Reader {
             link,
             terms: terms.clone(),
             since: now,
+            waste,
             ticket,
         });
         Some(fetch)
@@ -340,6 +351,8 @@ impl Reader {
             age: micros(terms.max_age),
             life: u64::MAX,
             terms: terms.clone(),
+            unfit: false,
+            waste: 0,
         };
         let entry = Arc::new(Entry::new(&read.name(), &[], facts));
         self.front.borrow_mut().put(entry.clone());

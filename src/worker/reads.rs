@@ -43,6 +43,7 @@ fn poll_one(
             route.await_fetches(vec![fetch]);
             return Poll::Pending;
         };
+        let answer = answer.filter(|entry| !entry.reply().is_empty());
         if let Some(entry) = &answer {
             render(entry, read.protocol, out);
             route.client.worker.stats.counters.l1_fetched.add(1);

@@ -23,6 +23,12 @@ pub(super) enum Held {
     Reply(Vec<u8>),
 }
 
+/// For how long what is read from a hash is good at most.
+const HASH_AGE: Duration = Duration::from_secs(1);
+
+/// For how long it is remembered that a reply is not worth fetching.
+const UNFIT_AGE: Duration = Duration::from_secs(5);
+
 /// What PTTL says of a key that is not there.
 const MISSING: i64 = -2;
 
@@ -42,14 +48,12 @@ pub(super) fn judge(
         held,
         ..
     } = pending;
-    let (reply, is_error) = match held {
-        Held::Large => {
-            counters.l1_fills_large.add(1);
-            return None;
-        }
-        Held::Error(reply) => (reply, true),
-        Held::Reply(reply) => (reply, false),
+    let (reply, is_error, is_large) = match held {
+        Held::Large => (Vec::new(), false, true),
+        Held::Error(reply) => (reply, true, false),
+        Held::Reply(reply) => (reply, false, false),
     };
+    let unfit = is_error || is_large;
     // It belongs to an attribute, which nobody has asked for.
     if reply.first() == Some(&b'|') {
         counters.l1_fills_unfit.add(1);
@@ -57,7 +61,8 @@ pub(super) fn judge(
     }
     let absent = life == Some(MISSING);
     let age = match life {
-        Some(_) if is_error || untracked => 0,
+        Some(_) if untracked => 0,
+        Some(_) if unfit => micros(UNFIT_AGE.min(order.terms.max_age)),
         Some(life) => age(l1, &order, timed, life, &reply),
         None => 0,
     };
@@ -75,12 +80,19 @@ pub(super) fn judge(
             u64::try_from(life).map_or(u64::MAX, |life| life.saturating_mul(1000))
         }),
         terms: order.terms,
+        unfit,
+        waste: order.waste,
     };
     let entry = Arc::new(Entry::new(&order.name, &reply, facts));
     match why_not {
         Some(counter) => counter.add(1),
         None => {
-            counters.l1_fills.add(1);
+            let counter = match (is_large, is_error) {
+                (true, _) => &counters.l1_fills_large,
+                (_, true) => &counters.l1_fills_unfit,
+                _ => &counters.l1_fills,
+            };
+            counter.add(1);
             l1.store.insert(entry.clone());
         }
     }
@@ -126,10 +138,13 @@ fn age(l1: &L1, order: &Order, timed: bool, life: i64, reply: &[u8]) -> u64 {
     micros(if l1.keeps(Rule::Expiry) { age } else { most })
 }
 
-/// How old the answers to reads of this shape may get: parts of a value may have an expiry of their own.
+/// How old the answers to reads of this shape may get: the fields of a hash can have an expiry of their
+/// own, which PTTL does not tell.
 fn bound(shape: Shape) -> Duration {
-    let _ = shape;
-    Duration::MAX
+    match shape.is_hash() {
+        true => HASH_AGE,
+        false => Duration::MAX,
+    }
 }
 
 /// Such a reply is what a missing key gives, whatever the read. An empty string is not: GET gives it only

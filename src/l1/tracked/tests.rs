@@ -83,6 +83,7 @@ impl Bench {
             link: self.tracker.link(),
             terms: Arc::new(self.terms.clone()),
             since: now(100 + ticket),
+            waste: 0,
             ticket,
         };
         self.tracked.enqueue(1, order);

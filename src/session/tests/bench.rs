@@ -98,6 +98,8 @@ impl Router for Script {
             born: Now::default(),
             age: 1,
             life: 1,
+            unfit: false,
+            waste: 0,
             terms: l1.rules.of(read.key).clone(),
         };
         Some(Known(Arc::new(Entry::new(&read.name(), b"", facts))))
