@@ -202,17 +202,25 @@ impl Tracked {
     }
 
     /// Tells those who have waited for longer than `limit` to wait no more. What comes late is swallowed,
-    /// or kept for others.
-    pub fn expire(&mut self, now: Now, limit: Duration) {
+    /// or kept for others. Returns since when the others wait.
+    pub fn expire(&mut self, now: Now, limit: Duration) -> Option<Now> {
+        let mut oldest: Option<Now> = None;
         for sent in &mut self.sent {
-            if let Sent::Order(pending) = sent
-                && !pending.is_given_up
-                && now.mono.saturating_sub(pending.order.since.mono) > micros(limit)
-            {
+            let Sent::Order(pending) = sent else {
+                continue;
+            };
+            let since = pending.order.since;
+            if pending.is_given_up {
+                continue;
+            }
+            if now.mono.saturating_sub(since.mono) > micros(limit) {
                 pending.is_given_up = true;
                 self.told.push((pending.from, pending.order.ticket, None));
+            } else if oldest.is_none_or(|oldest| since.mono < oldest.mono) {
+                oldest = Some(since);
             }
         }
+        oldest
     }
 
     /// The connection is gone, or about to go: nothing it was asked will be answered, and what was filled

@@ -72,6 +72,7 @@ enum Said {
     Read,
     Write,
     Fence,
+    Life,
     Unlink,
 }
 
@@ -170,14 +171,15 @@ impl Setup {
             Said::Tracking if is_error => return Ok(Some(refused("CLIENT TRACKING", frame))),
             Said::Tracking => self.release_canary(),
             Said::Caching if is_error => self.note(refused("CLIENT CACHING", frame)),
-            Said::Read if is_error => self.note(refused("to read the canary's key", frame)),
-            Said::Write if is_error => self.note(refused("to write the canary's key", frame)),
+            Said::Read if is_error => self.note(refused("EXISTS", frame)),
+            Said::Write if is_error => self.note(refused("SET", frame)),
+            Said::Life if is_error => self.note(refused("PTTL", frame)),
             Said::Fence if !self.pushed => self.note(without(
                 "no push came for a key that was read and then written".to_owned(),
             )),
             // If it cannot be removed, it goes by itself soon.
             Said::Unlink => return Ok(Some(self.wrong.take().unwrap_or(Verdict::Tracking))),
-            Said::Caching | Said::Read | Said::Write | Said::Fence => {}
+            Said::Caching | Said::Read | Said::Write | Said::Fence | Said::Life => {}
         }
         Ok(None)
     }
@@ -191,6 +193,7 @@ impl Setup {
         self.said.push_back(Said::Fence);
         self.out.extend_from_slice(PING);
         self.commands += 2;
+        self.say(Said::Life, &[b"PTTL", &canary]);
         self.say(Said::Unlink, &[b"UNLINK", &canary]);
     }
 
@@ -225,8 +228,14 @@ fn refused(what: &str, error: &[u8]) -> Verdict {
     ]
     .iter()
     .any(|word| error.starts_with(word));
+    let hint = if error.starts_with("NOPERM") {
+        "; the user needs client|tracking, client|caching, exists, set, pttl, unlink and ping, and the \
+         keys nearkey:canary:*"
+    } else {
+        ""
+    };
     Verdict::Without {
-        reason: format!("the server refused {what}: {error}"),
+        reason: format!("the server refused {what}: {error}{hint}"),
         passing,
     }
 }

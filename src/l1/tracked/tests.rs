@@ -432,9 +432,10 @@ fn a_ping_renews_the_lease_and_is_left_out_where_another_reply_will() {
 fn who_has_waited_too_long_is_told_once_and_the_answer_is_kept_for_others() {
     let mut bench = Bench::new();
     let ticket = bench.order("GET", "k");
-    bench
+    let oldest = bench
         .tracked
         .expire(now(100 + 50), Duration::from_micros(50));
+    assert_eq!(oldest, Some(now(100)));
     assert!(bench.tracked.take_told().is_empty());
     for _ in 0..2 {
         bench
@@ -548,12 +549,12 @@ fn a_product_in_disguise_is_known_by_its_info() {
 #[test]
 fn the_canary_must_be_pushed_behind_the_write_and_before_what_follows() {
     let push = push(&["other", CANARY]);
-    let good = format!("+OK\r\n:0\r\n+OK\r\n{push}+PONG\r\n:1\r\n");
+    let good = format!("+OK\r\n:0\r\n+OK\r\n{push}+PONG\r\n:999\r\n:1\r\n");
     assert_eq!(asked(INFOS, "+OK\r\n", &good), Verdict::Tracking);
     for bad in [
-        "+OK\r\n:0\r\n+OK\r\n+PONG\r\n:1\r\n".to_owned(),
-        format!("+OK\r\n:0\r\n{push}+OK\r\n+PONG\r\n:1\r\n"),
-        format!("+OK\r\n:0\r\n+OK\r\n+PONG\r\n{push}:1\r\n"),
+        "+OK\r\n:0\r\n+OK\r\n+PONG\r\n:999\r\n:1\r\n".to_owned(),
+        format!("+OK\r\n:0\r\n{push}+OK\r\n+PONG\r\n:999\r\n:1\r\n"),
+        format!("+OK\r\n:0\r\n+OK\r\n+PONG\r\n{push}:999\r\n:1\r\n"),
         good.replace("canary", "canari"),
         good.replace(&push, NULL_PUSH),
     ] {
@@ -562,7 +563,13 @@ fn the_canary_must_be_pushed_behind_the_write_and_before_what_follows() {
     }
     let said = reason(asked(INFOS, "-ERR unknown subcommand 'tracking'\r\n", ""));
     assert!(said.contains("CLIENT TRACKING: ERR unknown"), "{said}");
-    let replica = "+OK\r\n:0\r\n-READONLY r\r\n+PONG\r\n-READONLY r\r\n";
+    let denied = good.replace(":999\r\n", "-NOPERM no 'pttl'\r\n");
+    let said = reason(asked(INFOS, "+OK\r\n", &denied));
+    assert!(
+        said.contains("PTTL") && said.contains("nearkey:canary:*"),
+        "{said}"
+    );
+    let replica = "+OK\r\n:0\r\n-READONLY r\r\n+PONG\r\n:-2\r\n-READONLY r\r\n";
     let verdict = asked(INFOS, "+OK\r\n", replica);
     assert!(matches!(verdict, Verdict::Without { passing: true, .. }));
 }

@@ -22,6 +22,7 @@ use crate::resp::Protocol;
 use crate::stats::ConnectFailure;
 use crate::upstream::LaneKey;
 use crate::upstream::backoff::Backoff;
+use crate::upstream::dial::Dialer;
 use crate::upstream::facts::Identity;
 use crate::upstream::handshake::Refusal;
 use crate::upstream::open::describe;
@@ -152,12 +153,12 @@ impl TrackedConn {
         else {
             return self.tracker.set_standing(Standing::Closed, None);
         };
-        dialer.established(1);
+        let established = Established::new(dialer);
         self.retry_at.set(None);
         let begun = Instant::now();
         let mut serving = Serving::new(self, worker, ready);
         let ended = serving.serve().await;
-        dialer.established(-1);
+        drop(established);
         if begun.elapsed() >= GOOD_LIFE {
             self.backoff.borrow_mut().reset();
         }
@@ -166,7 +167,8 @@ impl TrackedConn {
                 self.tracker.take_wanted();
             }
             Ended::Wanted => self.retry_at.set(Some(Instant::now() + MIN_PAUSE)),
-            Ended::Stale => {}
+            // It may be so again at once: a client that writes to a replica would have it so.
+            Ended::Stale => self.pause_shortly(),
             Ended::Lost(reason) => {
                 dialer.stats.lost.fetch_add(1, Relaxed);
                 tracing::warn!(reason, address = %dialer.config.address, "L1's connection lost");
@@ -215,7 +217,7 @@ impl TrackedConn {
         let (mut stream, identity, protocol) = match dialed {
             Ok(dialed) => dialed,
             Err(refusal) => {
-                self.handle_refusal(&refusal);
+                self.handle_refusal(worker, &refusal);
                 return None;
             }
         };
@@ -261,19 +263,27 @@ impl TrackedConn {
             }
             Ok(Some(Verdict::Without { reason, passing })) => {
                 let at = self.pause_long();
-                self.tracker.set_standing(Standing::Opening, Some(&reason));
-                if self.logged.replace(reason.clone()) != reason {
-                    let mode = if plan.times { "ttl" } else { "off" };
-                    tracing::warn!(%address, db, mode, reason, "L1 cannot hear of changes");
-                }
+                let mode = if plan.times { "ttl" } else { "off" };
+                self.note_reason(worker, &reason, mode);
                 let until = passing.then_some(at);
                 plan.times.then_some((Standing::Timed, until))
             }
             Err(reason) => {
                 self.pause_shortly();
-                self.tracker.set_standing(Standing::Opening, Some(&reason));
+                self.note_reason(worker, &reason, "off");
                 None
             }
+        }
+    }
+
+    /// Shows why there are no pushes, and logs it when it changes.
+    fn note_reason(&self, worker: &Worker, reason: &str, mode: &str) {
+        self.tracker.set_standing(Standing::Opening, Some(reason));
+        if *self.logged.borrow() != reason {
+            self.logged.replace(reason.to_owned());
+            let address = &worker.link.dialer.config.address;
+            let db = self.tracker.scope.db;
+            tracing::warn!(%address, db, mode, reason, "L1 cannot hear of changes");
         }
     }
 
@@ -341,14 +351,16 @@ impl TrackedConn {
         }
     }
 
-    fn handle_refusal(&self, refusal: &Refusal) {
+    fn handle_refusal(&self, worker: &Worker, refusal: &Refusal) {
+        let reason = describe(refusal);
         if refusal.only_this_key {
             self.pause_long();
+            self.note_reason(worker, &reason, "off");
         } else {
+            // That the server cannot be reached is in the log already.
             self.pause_shortly();
+            self.tracker.set_standing(Standing::Opening, Some(&reason));
         }
-        let reason = describe(refusal);
-        self.tracker.set_standing(Standing::Opening, Some(&reason));
     }
 
     /// The server is there and will not say otherwise soon.
@@ -388,6 +400,22 @@ async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
         sent += n;
     }
     poll_fn(|cx| stream.poll_flush(cx)).await
+}
+
+/// Counts a connection as long as it is up.
+struct Established<'a>(&'a Dialer);
+
+impl<'a> Established<'a> {
+    fn new(dialer: &'a Dialer) -> Self {
+        dialer.established(1);
+        Self(dialer)
+    }
+}
+
+impl Drop for Established<'_> {
+    fn drop(&mut self) {
+        self.0.established(-1);
+    }
 }
 
 /// Leaves a connection ready for its next task, however this one ends.

@@ -84,7 +84,7 @@ impl<'a> Serving<'a> {
         loop {
             // Before it is looked whether anybody waits: no call is missed.
             let wanted = budget.idle_wanted();
-            if budget.take_wish(false) {
+            if budget.is_wanted() && budget.take_wish(false) {
                 return Ended::Wanted; // however busy it is: all it does can be done without it
             }
             let next = match self.check() {
@@ -197,18 +197,20 @@ impl<'a> Serving<'a> {
         let config = &self.worker.link.dialer.config;
         let lease = self.conn.l1.config.lease;
         let now = self.now();
-        self.with(|tracked| tracked.expire(now, lease));
+        let waiting = self.with(|tracked| tracked.expire(now, lease)).flatten();
         self.tell();
         let since = |mono: u64| Duration::from_micros(now.mono.saturating_sub(mono));
-        if let Some(Some(owed)) = self.with(|tracked| tracked.owed_since()) {
+        let owed = self.with(|tracked| tracked.owed_since()).flatten();
+        if let Some(owed) = owed {
             let patience = (lease * PATIENCE).max(MIN_PATIENCE);
-            let waited = since(owed.mono);
-            if waited >= patience {
+            let left = patience.saturating_sub(since(owed.mono));
+            if left.is_zero() {
                 return Err(Ended::Lost(format!("no reply for {patience:?}")));
             }
-            // Those who are given up are behind the lease, the connection itself behind the patience.
-            let next = if waited <= lease { lease } else { patience };
-            return Ok((next - waited).max(MIN_CHECK));
+            let next = waiting.map_or(left, |oldest| {
+                left.min(lease.saturating_sub(since(oldest.mono)))
+            });
+            return Ok(next.max(MIN_CHECK));
         }
         let mut next = Duration::from_secs(3600);
         if let Some(until) = self.until {

@@ -396,12 +396,57 @@ fn a_killed_connection_ends_its_entries_and_comes_back() {
         let entry = process.get(0, "k").await;
         assert_eq!(entry.reply(), b"$3\r\ntwo\r\n");
         assert_eq!(entry.link, process.tracker().link());
-        // The same by our own wish.
+        // The same by our own wish, as often as there is one.
         process.until("a hit", |p| p.is_hit(0, "k")).await;
         reset_trackers(&process.workers[0]);
         assert!(!process.is_hit(0, "k"));
         let entry = process.get(0, "k").await;
         assert!(entry.link > link + 1);
+    });
+}
+
+#[test]
+fn no_entry_is_older_than_the_newest_round_trip() {
+    let Some(redis) = Redis::start() else { return };
+    let address = redis.address;
+    run(async {
+        let process = Process::new(2, upstream(address), cache());
+        process.stand(Standing::Tracking).await;
+        let mut writer = TcpStream::connect(address).expect("the server");
+        let mut ok = [0; 5];
+        for round in 0..300 {
+            let key = format!("k{}", round % 3);
+            // Fills and the write are on their way at once.
+            let early: Vec<_> = (0..4)
+                .map(|i| process.read(i % 2, &key))
+                .filter(|outcome| matches!(outcome, Outcome::Wait(_)))
+                .collect();
+            tokio::task::yield_now().await;
+            let set = format!("SET {key} {round:04}\r\n");
+            writer.write_all(set.as_bytes()).expect("the server");
+            for outcome in early {
+                let _ = answer(outcome).await;
+            }
+            writer.read_exact(&mut ok).expect("the server");
+            let written = process.l1.clock.now();
+            let begun = Instant::now();
+            while process.tracker().heard().mono <= written.mono {
+                assert!(begun.elapsed() < PATIENCE);
+                let _ = process.read(0, &format!("other{round}"));
+                let _ = process.read(1, &format!("other{round}"));
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+            for worker in 0..2 {
+                if let Outcome::Hit(entry) = process.read(worker, &key) {
+                    let value = format!("$4\r\n{round:04}\r\n");
+                    assert_eq!(entry.reply(), value.as_bytes(), "a stale hit");
+                }
+            }
+            let entry = process.get(round % 2, &key).await;
+            assert_eq!(entry.reply(), format!("$4\r\n{round:04}\r\n").as_bytes());
+        }
+        assert!(process.count(|c| c.l1_fills.get()) > 300);
+        assert!(process.count(|c| c.l1_pushes.get()) > 100);
     });
 }
 
