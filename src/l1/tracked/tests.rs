@@ -351,8 +351,8 @@ fn pipelined_orders_are_answered_in_turn_in_whatever_pieces_the_replies_come() {
         [
             "1 0 Some(\"$2\\r\\nva\\r\\n 30000000 false\")",
             "1 1 Some(\"$2\\r\\nvb\\r\\n 0 false\")",
-            "1 2 None",
-            "1 3 Some(\"-WRONGTYPE no\\r\\n 0 false\")",
+            "1 2 Some(\" 5000000 false\")",
+            "1 3 Some(\"-WRONGTYPE no\\r\\n 5000000 false\")",
             "1 4 Some(\"_\\r\\n 1000000 true\")",
         ]
     );
