@@ -57,9 +57,9 @@ impl Reader {
     /// A reader that has read nothing.
     pub fn new(l1: Arc<L1>, stats: Arc<WorkerStats>) -> Self {
         Self {
+            front: RefCell::new(l1.store.front()),
             l1,
             stats,
-            front: RefCell::default(),
             trackers: RefCell::default(),
             fetches: RefCell::default(),
             latest: RefCell::default(),
@@ -95,7 +95,6 @@ impl Reader {
                 }
                 Verdict::Bad => {
                     self.front.borrow_mut().clear(entry.hash);
-                    self.l1.store.remove(&entry);
                 }
             }
         }
@@ -108,7 +107,7 @@ impl Reader {
             self.stats.counters.l1_joins.add(1);
             return Outcome::Wait(fetch);
         }
-        if self.l1.sketch.see(read.hash) == 0 {
+        if self.l1.sketch.see(read.hash, now) < self.l1.store.threshold() {
             return Outcome::Pass;
         }
         if terms.mode == Mode::Observe {
