@@ -1,4 +1,4 @@
-//! What the memory of L1 costs and how well it chooses: `cargo bench --bench l1 [-- ratio|scan|speed|memory]`.
+//! What the memory of L1 costs and how well it chooses: `cargo bench --bench l1 [-- ratio|shift|scan|speed|memory]`.
 //!
 //! Prints tables; asserts nothing. Ratios do not depend on the machine, nanoseconds do.
 
@@ -24,6 +24,9 @@ fn main() {
     }
     if wants("scan") {
         ratio::scan();
+    }
+    if wants("shift") {
+        ratio::shift();
     }
     if wants("ratio") {
         ratio::run();

@@ -34,6 +34,7 @@ pub struct World {
     /// What is asked of the sketch instead of what the store says.
     pub threshold: Option<u8>,
     pub fills: u64,
+    pub has_front: bool,
     get: CommandId,
     tracker: Arc<Tracker>,
     terms: Arc<Terms>,
@@ -83,6 +84,7 @@ impl World {
             now: clock.now(),
             threshold: None,
             fills: 0,
+            has_front: true,
             get,
             tracker: Arc::new(Tracker::new(SCOPE)),
             terms: Rules::new(&Config::default()).of(b"").clone(),
@@ -125,8 +127,23 @@ impl World {
         })
     }
 
+    /// Whether it would be answered, without looking as if it were asked.
+    pub fn holds(&self, id: u32) -> bool {
+        let prepared = self.prepare(id);
+        let read = prepared.read();
+        self.front.get(&read).is_some() || self.store.get(&read).is_some()
+    }
+
+    /// Has the front's hits told to nobody.
+    pub fn make_deaf(&mut self, max_bytes: usize) {
+        let (stamps, clock) = (self.stamps.clone(), Clock::default());
+        self.front = Store::new(max_bytes, stamps, clock).front();
+    }
+
     fn find(&mut self, read: &Read<'_>) -> bool {
-        if let Some(entry) = self.front.get(read) {
+        if self.has_front
+            && let Some(entry) = self.front.get(read)
+        {
             entry.reads.fetch_add(1, Ordering::Relaxed);
             return true;
         }
@@ -134,7 +151,9 @@ impl World {
             return false;
         };
         entry.reads.fetch_add(1, Ordering::Relaxed);
-        self.front.put(entry);
+        if self.has_front {
+            self.front.put(entry);
+        }
         true
     }
 
@@ -155,7 +174,9 @@ impl World {
 
     fn fill(&mut self, read: &Read<'_>) {
         let entry = self.entry(read);
-        self.front.put(entry.clone());
+        if self.has_front {
+            self.front.put(entry.clone());
+        }
         self.store.insert(entry);
         self.fills += 1;
         self.unsettled += 1;

@@ -107,7 +107,7 @@ impl Place {
         // By place, not by front: reads that come in a fixed order would else hide each other.
         let hits = self.hits.get().wrapping_add(1);
         self.hits.set(hits);
-        if hits % SAMPLED == 0 {
+        if hits.is_multiple_of(SAMPLED) {
             link.note(self.hash);
         }
     }

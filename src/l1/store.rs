@@ -22,7 +22,7 @@ use super::stamps::Stamps;
 
 /// What an entry takes beside its [`Entry::size`]: moka's nodes for it, its share of moka's table and
 /// frequencies, and what the allocator adds. Measured: `cargo bench --bench l1 -- memory`.
-pub const OVERHEAD: usize = 450;
+pub const OVERHEAD: usize = 420;
 
 /// An entry that gave fewer hits than this did not pay for its fill, which took three commands instead
 /// of one.
