@@ -278,6 +278,25 @@ fn a_front_holds_on_to_what_is_hit() {
 }
 
 #[test]
+fn of_three_that_share_two_places_the_cold_one_waits() {
+    let memory = Memory::new(64 << 20);
+    let mut front = memory.store.front();
+    let pair = |key: &str| memory.with(key, |read| read.hash >> 20 & 0x7ff);
+    let keys = (0..100_000).map(|n| format!("key{n}"));
+    let three: Vec<String> = keys.filter(|key| pair(key) == 5).take(3).collect();
+    front.put(memory.entry(&three[0], 10));
+    front.put(memory.entry(&three[1], 10));
+    for round in 0..100 {
+        for hot in &three[..2] {
+            assert!(memory.fronts(&front, hot), "in round {round}");
+        }
+        assert!(!front.put(memory.entry(&three[2], 10)));
+    }
+    // But not for ever, if they are hit no more.
+    assert!((0..40).any(|_| front.put(memory.entry(&three[2], 10))));
+}
+
+#[test]
 fn fronts_keep_within_their_share_of_memory() {
     let memory = Memory::new(1 << 20);
     let (mut one, mut other) = (memory.store.front(), memory.store.front());
