@@ -28,9 +28,14 @@ pub mod config;
 pub mod entry;
 pub mod fetch;
 pub mod front;
+pub mod hot;
+mod keeper;
+#[cfg(test)]
+mod memory_tests;
 pub mod reader;
 pub mod render;
 pub mod rules;
+pub mod savings;
 pub mod shape;
 pub mod sketch;
 pub mod stamps;
@@ -93,7 +98,7 @@ pub struct L1 {
     /// Which reads it holds.
     pub shapes: Shapes,
     /// Whether keys may have changed.
-    pub stamps: Stamps,
+    pub stamps: Arc<Stamps>,
     /// Entries.
     pub store: Store,
     /// Which reads were seen before.
@@ -116,15 +121,16 @@ impl L1 {
 
     fn build(config: Config, table: &CommandTable) -> Self {
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
+        let (stamps, clock) = (Arc::new(Stamps::default()), Clock::default());
         Self {
             mget: id(b"MGET"),
             get: id(b"GET"),
             rules: Rules::new(&config),
             shapes: Shapes::new(table),
-            stamps: Stamps::default(),
-            store: Store::new(config.max_bytes),
-            sketch: Sketch::default(),
-            clock: Clock::default(),
+            store: Store::new(config.max_bytes, stamps.clone(), clock),
+            stamps,
+            sketch: Sketch::new(config.max_age),
+            clock,
             trackers: Mutex::default(),
             config,
             #[cfg(any(test, feature = "sabotage"))]

@@ -84,9 +84,9 @@ impl Reader {
     /// A reader that has read nothing.
     pub fn new(l1: Arc<L1>, stats: Arc<WorkerStats>) -> Self {
         Self {
+            front: RefCell::new(l1.store.front()),
             l1,
             stats,
-            front: RefCell::default(),
             trackers: RefCell::default(),
             fetches: RefCell::default(),
             latest: RefCell::default(),
@@ -137,7 +137,7 @@ impl Reader {
         if let Some(fetch) = self.joinable(read) {
             return Seen::Fetch(fetch);
         }
-        if self.l1.sketch.see(read.hash) == 0 {
+        if self.l1.sketch.see(read.hash, now) < self.l1.store.threshold() {
             return Seen::Nothing;
         }
         if terms.mode == Mode::Observe {
