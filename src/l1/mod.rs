@@ -34,6 +34,7 @@ mod keeper;
 mod memory_tests;
 pub mod reader;
 pub mod render;
+pub mod report;
 pub mod rules;
 pub mod savings;
 pub mod shape;
@@ -47,6 +48,7 @@ pub mod tracker;
 use self::clock::Clock;
 use self::config::{Config, Mode};
 use self::entry::Scope;
+use self::hot::HotView;
 use self::rules::Rules;
 use self::shape::Shapes;
 use self::sketch::Sketch;
@@ -106,6 +108,8 @@ pub struct L1 {
     /// The time.
     pub clock: Clock,
     trackers: Mutex<HashMap<Scope, Arc<Tracker>>>,
+    /// The hot keys of each worker.
+    views: Mutex<Vec<HotView>>,
     /// MGET, and GET, of which it is made.
     mget: CommandId,
     get: CommandId,
@@ -132,6 +136,7 @@ impl L1 {
             sketch: Sketch::new(config.max_age),
             clock,
             trackers: Mutex::default(),
+            views: Mutex::default(),
             config,
             #[cfg(any(test, feature = "sabotage"))]
             left_out: None,
@@ -179,6 +184,18 @@ impl L1 {
     pub fn trackers(&self) -> Vec<Arc<Tracker>> {
         let trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
         trackers.values().cloned().collect()
+    }
+
+    /// A worker's hot keys are to be seen here.
+    pub fn watch(&self, view: HotView) {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.push(view);
+    }
+
+    /// The hot keys of each worker.
+    pub fn views(&self) -> Vec<HotView> {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.clone()
     }
 
     /// The server is not what it was: nothing that is known of it counts any more.

@@ -133,7 +133,7 @@ pub(super) fn peek(route: &mut Route<'_>, read: &Read<'_>) -> Option<Known> {
 fn give(reader: &Reader, entry: &Entry, read: &Read<'_>, out: &mut Vec<u8>) {
     let before = out.len();
     render(entry, read.protocol, out);
-    reader.count_hit(entry, read.args.len() + out.len() - before);
+    reader.count_hit(entry, read, read.args.len() + out.len() - before);
 }
 
 /// The time, asked once for all commands of one turn.
