@@ -23,11 +23,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod entry;
 pub mod fetch;
 pub mod front;
+#[cfg(test)]
+mod model;
 pub mod reader;
 pub mod render;
 pub mod rules;
@@ -112,6 +115,14 @@ impl L1 {
     /// An empty L1; `None` if these settings never make use of one.
     pub fn new(config: Config, table: &CommandTable) -> Option<Arc<Self>> {
         (!config.is_inert()).then(|| Arc::new(Self::build(config, table)))
+    }
+
+    /// An L1 that does not keep one of the rules, or keeps all, for tests that must notice.
+    #[cfg(test)]
+    pub(crate) fn without(config: Config, table: &CommandTable, rule: Option<Rule>) -> Arc<Self> {
+        let mut l1 = Self::build(config, table);
+        l1.left_out = rule;
+        Arc::new(l1)
     }
 
     fn build(config: Config, table: &CommandTable) -> Self {

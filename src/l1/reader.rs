@@ -21,7 +21,7 @@ use crate::stats::WorkerStats;
 pub struct Reader {
     /// What all workers share.
     pub l1: Arc<L1>,
-    stats: Arc<WorkerStats>,
+    pub(super) stats: Arc<WorkerStats>,
     front: RefCell<Front>,
     trackers: RefCell<HashMap<Scope, Arc<Tracker>>>,
     fetches: RefCell<HashMap<u64, Rc<Fetch>>>,

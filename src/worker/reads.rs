@@ -4,11 +4,6 @@ use std::task::Poll;
 
 use super::route::Route;
 use super::tracked::Gate;
-use crate::l1::clock::Now;
-use crate::l1::entry::{Entry, Read};
-use crate::l1::reader::{Combined, Outcome, Reader};
-use crate::l1::render::render;
-use crate::resp::encode;
 use crate::session::Reads;
 
 /// Answers reads from L1: true if the reply is in `out`, false if they must travel.
@@ -17,94 +12,16 @@ pub(super) fn poll(route: &mut Route<'_>, reads: &Reads<'_>, out: &mut Vec<u8>) 
     let Some(reader) = &client.worker.reader else {
         return Poll::Ready(false);
     };
-    match reads {
-        Reads::One(read) => poll_one(route, reader, read, out),
-        Reads::Many(reads) => poll_many(route, reader, reads, out),
+    let mut awaited = route.take_fetches().unwrap_or_default();
+    // The time is asked once for all commands of one turn.
+    let now = || *route.now.get_or_insert_with(|| reader.l1.clock.now());
+    let (waker, mut gate) = (client.waker(), Gate(&client.worker));
+    let answer = match reads {
+        Reads::One(read) => reader.poll_one(read, &mut awaited, now, &waker, &mut gate, out),
+        Reads::Many(reads) => reader.poll_many(reads, &mut awaited, now, &waker, &mut gate, out),
+    };
+    if answer.is_pending() {
+        route.await_fetches(awaited);
     }
-}
-
-fn poll_one(
-    route: &mut Route<'_>,
-    reader: &Reader,
-    read: &Read<'_>,
-    out: &mut Vec<u8>,
-) -> Poll<bool> {
-    let waited = route
-        .take_fetches()
-        .and_then(|fetches| fetches.into_iter().next());
-    if let Some(fetch) = waited.filter(|fetch| fetch.is_of(read)) {
-        let Some(answer) = fetch.poll(&route.client.waker()) else {
-            route.await_fetches(vec![fetch]);
-            return Poll::Pending;
-        };
-        if let Some(entry) = &answer {
-            render(entry, read.protocol, out);
-            route.client.worker.stats.counters.l1_fetched.add(1);
-        }
-        return Poll::Ready(answer.is_some());
-    }
-    let now = now(route, reader);
-    match reader.read(read, now, &mut Gate(&route.client.worker)) {
-        Outcome::Hit(entry) => {
-            give(reader, &entry, read, out);
-            Poll::Ready(true)
-        }
-        Outcome::Pass => Poll::Ready(false),
-        Outcome::Wait(fetch) => {
-            if fetch.poll(&route.client.waker()).is_some() {
-                return Poll::Ready(false); // there is no connection for it
-            }
-            route.await_fetches(vec![fetch]);
-            Poll::Pending
-        }
-    }
-}
-
-fn poll_many(
-    route: &mut Route<'_>,
-    reader: &Reader,
-    reads: &[Read<'_>],
-    out: &mut Vec<u8>,
-) -> Poll<bool> {
-    let waited = route.take_fetches();
-    if let Some(fetches) = &waited {
-        let waker = route.client.waker();
-        let pending = fetches.iter().any(|fetch| fetch.poll(&waker).is_none());
-        if pending {
-            route.await_fetches(waited.unwrap_or_default());
-            return Poll::Pending;
-        }
-    }
-    let now = now(route, reader);
-    let mut gate = Gate(&route.client.worker);
-    match reader.read_many(reads, now, waited.is_none(), &mut gate) {
-        Combined::Hits(entries) => {
-            encode::array_header(out, entries.len());
-            for (entry, read) in entries.iter().zip(reads) {
-                give(reader, entry, read, out);
-            }
-            Poll::Ready(true)
-        }
-        Combined::Pass => Poll::Ready(false),
-        Combined::Wait(fetches) => {
-            let waker = route.client.waker();
-            let pending = fetches.iter().any(|fetch| fetch.poll(&waker).is_none());
-            if !pending {
-                return Poll::Ready(false);
-            }
-            route.await_fetches(fetches);
-            Poll::Pending
-        }
-    }
-}
-
-fn give(reader: &Reader, entry: &Entry, read: &Read<'_>, out: &mut Vec<u8>) {
-    let before = out.len();
-    render(entry, read.protocol, out);
-    reader.count_hit(entry, read.args.len() + out.len() - before);
-}
-
-/// The time, asked once for all commands of one turn.
-fn now(route: &mut Route<'_>, reader: &Reader) -> Now {
-    *route.now.get_or_insert_with(|| reader.l1.clock.now())
+    answer
 }

@@ -1,0 +1,98 @@
+//! How a command is answered from L1: asked again and again, until its reply is there or it must travel.
+
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::clock::Now;
+use super::entry::{Entry, Read};
+use super::fetch::{Fetch, Fetcher};
+use super::reader::{Combined, Outcome, Reader};
+use super::render::render;
+use crate::resp::encode;
+
+/// What a held command has ordered and waits for; empty if it has not asked before.
+pub type Awaited = Vec<Rc<Fetch>>;
+
+impl Reader {
+    /// Answers a command that is one read: true if the reply is in `out`, false if it must travel. On
+    /// `Pending`, `waker` is called when it is worth asking again, with the same `awaited`.
+    pub fn poll_one(
+        &self,
+        read: &Read<'_>,
+        awaited: &mut Awaited,
+        now: impl FnOnce() -> Now,
+        waker: &Waker,
+        fetcher: &mut impl Fetcher,
+        out: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        let before = std::mem::take(awaited).into_iter().next();
+        if let Some(fetch) = before.filter(|fetch| fetch.is_of(read)) {
+            let Some(answer) = fetch.poll(waker) else {
+                awaited.push(fetch);
+                return Poll::Pending;
+            };
+            if let Some(entry) = &answer {
+                render(entry, read.protocol, out);
+                self.stats.counters.l1_fetched.add(1);
+            }
+            return Poll::Ready(answer.is_some());
+        }
+        match self.read(read, now(), fetcher) {
+            Outcome::Hit(entry) => {
+                self.give(&entry, read, out);
+                Poll::Ready(true)
+            }
+            Outcome::Pass => Poll::Ready(false),
+            Outcome::Wait(fetch) => {
+                if fetch.poll(waker).is_some() {
+                    return Poll::Ready(false); // there is no connection for it
+                }
+                awaited.push(fetch);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Answers a command that is made of several reads, like [`Reader::poll_one`].
+    pub fn poll_many(
+        &self,
+        reads: &[Read<'_>],
+        awaited: &mut Awaited,
+        now: impl FnOnce() -> Now,
+        waker: &Waker,
+        fetcher: &mut impl Fetcher,
+        out: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        let is_pending = |fetches: &Awaited| {
+            let pending = |fetch: &Rc<Fetch>| fetch.poll(waker).is_none();
+            fetches.iter().any(pending)
+        };
+        if is_pending(awaited) {
+            return Poll::Pending;
+        }
+        let before = std::mem::take(awaited);
+        match self.read_many(reads, now(), before.is_empty(), fetcher) {
+            Combined::Hits(entries) => {
+                encode::array_header(out, entries.len());
+                for (entry, read) in entries.iter().zip(reads) {
+                    self.give(entry, read, out);
+                }
+                Poll::Ready(true)
+            }
+            Combined::Pass => Poll::Ready(false),
+            Combined::Wait(fetches) => {
+                if !is_pending(&fetches) {
+                    return Poll::Ready(false);
+                }
+                *awaited = fetches;
+                Poll::Pending
+            }
+        }
+    }
+
+    fn give(&self, entry: &Entry, read: &Read<'_>, out: &mut Vec<u8>) {
+        let before = out.len();
+        render(entry, read.protocol, out);
+        self.count_hit(entry, read.args.len() + out.len() - before);
+    }
+}
