@@ -37,6 +37,9 @@ pub struct Tracker {
     owed_since: AtomicU64,
     wants_ping: AtomicBool,
     wanted: AtomicBool,
+    /// A task looks after it, or will.
+    attended: AtomicBool,
+    wants_renewal: AtomicBool,
     /// When anything was last wanted of it.
     used: AtomicU64,
     more: Mutex<More>,
@@ -61,6 +64,8 @@ impl Tracker {
             owed_since: AtomicU64::new(0),
             wants_ping: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
+            wants_renewal: AtomicBool::new(false),
             used: AtomicU64::new(0),
             more: Mutex::default(),
         }
@@ -168,6 +173,29 @@ impl Tracker {
     /// When somebody last had a use for it, by the monotonic clock.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// True for the one who must see to it that a task looks after it.
+    pub fn attend(&self) -> bool {
+        !self.attended.swap(true, Ordering::AcqRel)
+    }
+
+    /// No task looks after it any more.
+    pub fn leave(&self) {
+        self.attended.store(false, Ordering::Release);
+    }
+
+    /// The server at its other end may not be the one it was: what was filled over it is no longer good,
+    /// and it is to be opened anew.
+    pub fn distrust(&self) {
+        self.lose();
+        self.wants_renewal.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether it is to be opened anew, once.
+    pub fn take_distrust(&self) -> bool {
+        self.wants_renewal.swap(false, Ordering::AcqRel)
     }
 
     /// The task to wake when something is wanted.

@@ -241,7 +241,7 @@ pub fn settle_identity(attached: &mut Attached, identity: IdentityId) {
     attached.trim();
 }
 
-/// Forgets, as long as there are any, connections and hubs of identities that nobody uses any more.
+/// Forgets, as long as there are any, connections, tracked ones too, and hubs of identities that nobody uses any more.
 pub async fn sweep(worker: Rc<Worker>) {
     while worker.forget_dead() {
         sleep(SWEEP).await;
@@ -283,6 +283,7 @@ impl Worker {
             .retain(|(id, _), _| logins.is_alive(id.key.identity));
         self.leases.retain(|key| logins.is_alive(key.identity));
         let hubs = self.pubsub.forget_hubs(|id| logins.is_alive(id));
-        others || hubs
+        let tracked = self.tracked.forget(|id| logins.is_alive(id));
+        others || hubs || tracked
     }
 }

@@ -34,9 +34,13 @@ use self::lanes::{Lane, LaneId};
 use self::leases::Leases;
 use self::pubsub::PubSub;
 use self::remote::{Event, GaugeHandle, Handed, Outlet};
+use self::tracked::TrackedConns;
+pub use self::tracked::{Gate, reset_trackers};
 use crate::commands::CommandTable;
 use crate::downstream::stream::Stream;
 use crate::hub::{self, Census};
+use crate::l1::entry::Scope;
+use crate::l1::fetch::{Answer, Order};
 use crate::l1::reader::Reader;
 use crate::proxy::Dealt;
 use crate::resp::Protocol;
@@ -110,6 +114,17 @@ pub enum Mail {
         /// The news, in order.
         letters: Vec<hub::Letter>,
     },
+    /// Open a tracked connection that the receiver owns.
+    Track(Scope),
+    /// Orders for tracked connections that the receiver owns.
+    Fetch {
+        /// Who sends them and gets the answers.
+        from: usize,
+        /// All orders, in turn.
+        orders: Vec<Order>,
+    },
+    /// Answers to orders of the receiver, by ticket.
+    Fetched(Vec<(u64, Answer)>),
     /// Call this on the receiver's thread.
     Visit(Visit),
 }
@@ -122,6 +137,9 @@ impl fmt::Debug for Mail {
             Self::Open(_) => "Open",
             Self::HubRequest { .. } => "HubRequest",
             Self::HubLetters { .. } => "HubLetters",
+            Self::Track(_) => "Track",
+            Self::Fetch { .. } => "Fetch",
+            Self::Fetched(_) => "Fetched",
             Self::Visit(_) => "Visit",
         })
     }
@@ -170,6 +188,7 @@ pub struct Worker {
     outlets: RefCell<HashMap<(LaneId, usize), Rc<Outlet>>>,
     leases: Leases,
     pubsub: PubSub,
+    tracked: TrackedConns,
     /// L1 as the clients of this worker see it.
     reader: Option<Reader>,
     scratch: RefCell<Box<[u8]>>,
@@ -203,6 +222,7 @@ impl Worker {
             outlets: RefCell::default(),
             leases: Leases::default(),
             pubsub: PubSub::default(),
+            tracked: TrackedConns::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             sweeping: Cell::new(false),
         })
@@ -347,6 +367,9 @@ impl Worker {
                 bytes,
                 letters,
             } => self.handle_letters(identity, &bytes, &letters),
+            Mail::Track(scope) => self.track(scope),
+            Mail::Fetch { from, orders } => self.handle_orders(from, orders),
+            Mail::Fetched(answers) => self.handle_fetched(answers),
             Mail::Open(id) => lanes::find(self, id).open(self),
             Mail::Replies {
                 lane,

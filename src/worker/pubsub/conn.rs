@@ -315,7 +315,7 @@ impl HubConn {
 }
 
 /// Runs `future`; a panic ends it alone.
-async fn guarded<F: Future>(future: F) -> Result<F::Output, ()> {
+pub(in crate::worker) async fn guarded<F: Future>(future: F) -> Result<F::Output, ()> {
     let mut future = pin!(future);
     poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

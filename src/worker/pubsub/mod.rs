@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use self::conn::HubConn;
+pub(super) use self::conn::guarded;
 use self::messages::Frames;
 pub(super) use self::numsub::adjust;
 use super::client::Client;

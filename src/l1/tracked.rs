@@ -1,1 +1,0 @@
-//! What is said and heard on a tracked connection, without I/O.

@@ -1,0 +1,165 @@
+//! Whether an answer is kept, and for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Pending;
+use crate::l1::clock::micros;
+use crate::l1::entry::{Entry, Facts};
+use crate::l1::fetch::{Answer, Order};
+use crate::l1::shape::Shape;
+use crate::l1::{L1, Rule};
+use crate::resp::Protocol;
+use crate::stats::{Counter, Counters};
+
+/// What has come of the reply to a read.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// It is too long to be kept.
+    Large,
+    /// An error.
+    Error(Vec<u8>),
+    /// A value.
+    Reply(Vec<u8>),
+}
+
+/// What PTTL says of a key that is not there.
+const MISSING: i64 = -2;
+
+/// Makes the answer to an order, and keeps it if it is fit to be kept. What is not may still be given to
+/// those who wait for it: they asked before it came.
+pub(super) fn judge(
+    l1: &L1,
+    counters: &Counters,
+    pending: Pending,
+    protocol: Protocol,
+    life: Option<i64>,
+) -> Answer {
+    let Pending {
+        order,
+        timed,
+        untracked,
+        held,
+        ..
+    } = pending;
+    let (reply, is_error) = match held {
+        Held::Large => {
+            counters.l1_fills_large.add(1);
+            return None;
+        }
+        Held::Error(reply) => (reply, true),
+        Held::Reply(reply) => (reply, false),
+    };
+    // It belongs to an attribute, which nobody has asked for.
+    if reply.first() == Some(&b'|') {
+        counters.l1_fills_unfit.add(1);
+        return None;
+    }
+    let absent = life == Some(MISSING);
+    let age = match life {
+        Some(_) if is_error || untracked => 0,
+        Some(life) => age(l1, &order, timed, life, &reply),
+        None => 0,
+    };
+    let why_not = why_not(l1, counters, &order, timed, absent, age);
+    let facts = Facts {
+        protocol,
+        stamp: order.stamp,
+        absent,
+        tracker: order.tracker,
+        link: order.link,
+        timed,
+        born: order.since,
+        age: if why_not.is_some() { 0 } else { age },
+        terms: order.terms,
+    };
+    let entry = Arc::new(Entry::new(&order.name, &reply, facts));
+    match why_not {
+        Some(counter) => counter.add(1),
+        None => {
+            counters.l1_fills.add(1);
+            l1.store.insert(entry.clone());
+        }
+    }
+    Some(entry)
+}
+
+/// What counts the reason why an answer is not kept, if there is one.
+fn why_not<'a>(
+    l1: &L1,
+    counters: &'a Counters,
+    order: &Order,
+    timed: bool,
+    absent: bool,
+    age: u64,
+) -> Option<&'a Counter> {
+    let stands = l1.stamps.stands(&order.stamp, absent) || !l1.keeps(Rule::Stamps);
+    let linked = timed || order.tracker.link() == order.link || !l1.keeps(Rule::LostLink);
+    if age == 0 {
+        Some(&counters.l1_fills_unfit)
+    } else if !stands || !linked {
+        Some(&counters.l1_fills_moved)
+    } else {
+        None
+    }
+}
+
+/// For how many microseconds a value is good, from when it was ordered on; zero if it is not.
+fn age(l1: &L1, order: &Order, timed: bool, life: i64, reply: &[u8]) -> u64 {
+    let terms = &order.terms;
+    let most = if timed {
+        terms.ttl.unwrap_or_default().min(terms.max_age)
+    } else {
+        terms.max_age
+    };
+    let most = most.min(bound(order.name.shape));
+    let age = match u64::try_from(life) {
+        Ok(life) => most.min(Duration::from_millis(life)),
+        // It was there when it was read and has expired since.
+        Err(_) if life == MISSING && !is_empty(reply) => Duration::ZERO,
+        Err(_) if life == MISSING => most.min(l1.config.absent_age),
+        Err(_) => most,
+    };
+    micros(if l1.keeps(Rule::Expiry) { age } else { most })
+}
+
+/// How old the answers to reads of this shape may get: parts of a value may have an expiry of their own.
+fn bound(shape: Shape) -> Duration {
+    let _ = shape;
+    Duration::MAX
+}
+
+/// Such a reply is what a missing key gives, whatever the read. An empty string is not: GET gives it only
+/// for a key that is there.
+fn is_empty(reply: &[u8]) -> bool {
+    let text = reply.split(|byte| *byte == b'\n');
+    text.filter(|line| !line.is_empty()).all(|line| match line {
+        b"_\r" | b"$-1\r" | b":0\r" | b"+none\r" | b"#f\r" => true,
+        // What is in an aggregate is looked at in its turn.
+        [b'*' | b'~' | b'%', ..] => true,
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_missing_key_gives_is_told_from_values() {
+        for reply in [
+            "_\r\n", "$-1\r\n", "*-1\r\n", ":0\r\n", "*0\r\n", "~0\r\n", "%0\r\n",
+        ] {
+            assert!(is_empty(reply.as_bytes()), "{reply}");
+        }
+        assert!(is_empty(b"+none\r\n") && is_empty(b"*2\r\n_\r\n_\r\n"));
+        for reply in [
+            "$0\r\n\r\n",
+            "$1\r\n_\r\n",
+            ":1\r\n",
+            "*2\r\n_\r\n$1\r\na\r\n",
+        ] {
+            assert!(!is_empty(reply.as_bytes()), "{reply}");
+        }
+    }
+}
