@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::link::Executed;
 use super::truth::{Expected, Fault, Key, NO_STRING, Position, Seen, Truth, Version, Wrong};
 use crate::l1::ask::Awaited;
-use crate::resp::reply::{ReplyScan, ReplyScanner, decode};
-use crate::resp::value::Value;
+use crate::resp::{ReplyScan, ReplyScanner, Value, decode};
 use crate::session::Session;
 
 /// What a client has asked.

@@ -66,7 +66,9 @@ impl Link {
                 return;
             };
             let command: Vec<u8> = self.begun.drain(..consumed).collect();
-            server.execute(self.conn, words(&command));
+            let words = words(&command);
+            server.note(self.conn, &words);
+            server.execute(self.conn, words);
             if let Some(number) = self.numbers.pop_front().flatten() {
                 executed.insert(number, server.truth.position);
             }

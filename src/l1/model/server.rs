@@ -45,8 +45,8 @@ pub struct Server {
     /// Whose command is being executed, and the pushes that follow its reply.
     current: Option<usize>,
     after: Vec<u8>,
-    /// It pushes at random, as if its table were full.
-    pub evictions: u64,
+    /// What it has executed, where somebody wants to know.
+    pub log: Option<Vec<String>>,
 }
 
 impl Server {
@@ -59,7 +59,15 @@ impl Server {
             conns: Vec::new(),
             current: None,
             after: Vec::new(),
-            evictions: 0,
+            log: None,
+        }
+    }
+
+    /// Notes what it executes, where somebody wants to know.
+    pub fn note(&mut self, conn: usize, words: &[String]) {
+        let (now, position) = (self.now % 1_000_000_000, self.truth.position);
+        if let Some(log) = &mut self.log {
+            log.push(format!("{now:>9} {position} connection {conn}: {words:?}"));
         }
     }
 
@@ -277,7 +285,7 @@ impl Server {
             dead: false,
         };
         self.dbs[db as usize].insert(key.to_owned(), held);
-        self.note(db, key, Some(value.to_owned()), Cause::Write);
+        self.changed(db, key, Some(value.to_owned()), Cause::Write);
         self.push(key);
     }
 
@@ -293,7 +301,7 @@ impl Server {
 
     fn remove(&mut self, db: u32, key: &str) {
         if self.dbs[db as usize].remove(key).is_some() {
-            self.note(db, key, None, Cause::Write);
+            self.changed(db, key, None, Cause::Write);
             self.push(key);
         }
     }
@@ -313,7 +321,7 @@ impl Server {
     fn flush(&mut self, db: u32) {
         for (key, held) in std::mem::take(&mut self.dbs[db as usize]) {
             if !held.dead {
-                self.note(db, &key, None, Cause::Write);
+                self.changed(db, &key, None, Cause::Write);
             }
         }
         self.tracked.clear();
@@ -338,13 +346,13 @@ impl Server {
                 let held = self.dbs[db as usize].get(&name).filter(|held| !held.dead);
                 let value = held.map(|held| held.value.clone());
                 if value != self.truth.current(&(db, name.clone())) {
-                    self.note(db, &name, value, cause);
+                    self.changed(db, &name, value, cause);
                 }
             }
         }
     }
 
-    fn note(&mut self, db: u32, key: &str, value: Option<String>, cause: Cause) {
+    fn changed(&mut self, db: u32, key: &str, value: Option<String>, cause: Cause) {
         let at = self.now;
         self.truth.note(&(db, key.to_owned()), value, at, cause);
     }
