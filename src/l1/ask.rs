@@ -31,6 +31,8 @@ impl Reader {
                 awaited.push(fetch);
                 return Poll::Pending;
             };
+            // Who joined the fetch may have asked when the key had expired.
+            let answer = answer.filter(|entry| !entry.is_dead(now()));
             if let Some(entry) = &answer {
                 render(entry, read.protocol, out);
                 self.stats.counters.l1_fetched.add(1);

@@ -87,6 +87,8 @@ pub struct Entry {
     pub born: Now,
     /// For how many microseconds it is good from then on.
     pub age: u64,
+    /// For how many its key lives.
+    life: u64,
     /// What its rule says.
     pub terms: Arc<Terms>,
     /// Hits since somebody counted.
@@ -112,6 +114,8 @@ pub struct Facts {
     pub born: Now,
     /// See [`Entry::age`].
     pub age: u64,
+    /// For how many microseconds the key lives from [`Entry::born`] on, if not for ever.
+    pub life: Option<u64>,
     /// See [`Entry::terms`].
     pub terms: Arc<Terms>,
 }
@@ -194,6 +198,7 @@ impl Entry {
             timed: facts.timed,
             born: facts.born,
             age: facts.age,
+            life: facts.life.unwrap_or(u64::MAX),
             terms: facts.terms,
             reads: AtomicU32::new(0),
         }
@@ -229,6 +234,11 @@ impl Entry {
     #[inline]
     pub fn is_expired(&self, now: Now) -> bool {
         now.since(self.born) >= self.age
+    }
+
+    /// Its key may have expired since it was read.
+    pub fn is_dead(&self, now: Now) -> bool {
+        now.since(self.born) >= self.life
     }
 
     /// Bytes of memory it takes by itself.

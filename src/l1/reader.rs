@@ -118,7 +118,7 @@ impl Reader {
                 }
                 Verdict::Lapsed | Verdict::Overdue => {
                     counters.l1_misses.add(1);
-                    return match self.joinable(read) {
+                    return match self.joinable(read, now) {
                         Some(fetch) => Seen::Fetch(fetch),
                         None => Seen::Wanted(entry.terms.clone()),
                     };
@@ -135,7 +135,7 @@ impl Reader {
             return Seen::Nothing;
         }
         counters.l1_misses.add(1);
-        if let Some(fetch) = self.joinable(read) {
+        if let Some(fetch) = self.joinable(read, now) {
             return Seen::Fetch(fetch);
         }
         if self.l1.sketch.see(read.hash) == 0 {
@@ -240,12 +240,17 @@ impl Reader {
     }
 
     /// A fetch of the same read in flight whose answer will be new enough.
-    fn joinable(&self, read: &Read<'_>) -> Option<Rc<Fetch>> {
+    fn joinable(&self, read: &Read<'_>, now: Now) -> Option<Rc<Fetch>> {
         let ticket = *self.latest.borrow().get(&read.hash)?;
         let fetch = self.fetches.borrow().get(&ticket)?.clone();
         let link = self.tracker(read.scope).link();
         let stands = self.l1.stamps.stands(&fetch.stamp, true) && fetch.link == link;
-        (fetch.name.is_of(read) && (stands || !self.l1.keeps(Rule::VersionedJoin))).then_some(fetch)
+        // It may have been read long ago, and its pushes be as late as its reply.
+        let recent = now.since(fetch.since) <= micros(self.l1.config.lease);
+        (fetch.name.is_of(read)
+            && (stands || !self.l1.keeps(Rule::VersionedJoin))
+            && (recent || !self.l1.keeps(Rule::Lease)))
+        .then_some(fetch)
     }
 
     /// Orders the read on its tracked connection, if that is up.
@@ -275,7 +280,7 @@ impl Reader {
         let stamp = self.l1.stamps.arm(read.place);
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
-        let fetch = Fetch::new(read.name(), stamp, link);
+        let fetch = Fetch::new(read.name(), stamp, link, now);
         self.fetches.borrow_mut().insert(ticket, fetch.clone());
         self.latest.borrow_mut().insert(read.hash, ticket);
         self.stats.counters.l1_fetches.add(1);
@@ -322,6 +327,7 @@ impl Reader {
             timed: true,
             born: now,
             age: micros(terms.max_age),
+            life: None,
             terms: terms.clone(),
         };
         let entry = Arc::new(Entry::new(&read.name(), &[], facts));

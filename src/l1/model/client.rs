@@ -125,10 +125,9 @@ impl Client {
                 let seen = Seen::There(*n == 1);
                 self.saw(record, key, &seen, truth, judge).map(|_| ())
             }
-            (Ask::Write(number, keys), Value::Int(_) | Value::Simple(_)) => {
-                self.wrote(executed.get(number), keys, truth, judge)
-                    .ok_or_else(order)
-            }
+            (Ask::Write(number, keys), Value::Int(_) | Value::Simple(_)) => self
+                .wrote(executed.get(number), keys, truth, judge)
+                .ok_or_else(order),
             (Ask::Write(..), Value::Error(text)) if text.starts_with(b"ERR no such key") => Ok(()),
             (Ask::Fixed(text), Value::Simple(got)) if text.as_bytes() == got => Ok(()),
             (Ask::Mget(keys), Value::Array(values)) if keys.len() == values.len() => {

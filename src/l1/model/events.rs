@@ -9,14 +9,14 @@ use super::world::{KEYS, World};
 
 /// What can happen, and how often of all.
 const EVENTS: [(&str, usize); 17] = [
-    ("a client speaks", 26),
+    ("a client speaks", 34),
     ("a session looks again", 18),
     ("bytes reach the server", 40),
     ("bytes reach the proxy", 48),
     ("an order passes between workers", 8),
     ("an answer passes between workers", 8),
-    ("another writes", 5),
-    ("time passes", 14),
+    ("another writes", 2),
+    ("time passes", 9),
     ("much time passes", 1),
     ("a ping is due", 8),
     ("expired keys are noticed", 2),
@@ -25,7 +25,7 @@ const EVENTS: [(&str, usize); 17] = [
     ("a tracked connection is lost", 1),
     ("a connection opens", 12),
     ("a connection falls silent", 1),
-    ("a connection is heard again", 3),
+    ("a connection is heard again", 6),
 ];
 
 /// All connections that carry bytes.
@@ -75,8 +75,9 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
         "expired keys are noticed" => world.server.reap(),
         "the tracking table is full" => world.server.evict(),
         "a connection is lost" => {
-            let at = rng.below(world.lanes.len());
-            let any = world.lanes[at].link.is_some() && rng.percent(30);
+            let at = rng.below(world.lanes.len().max(1));
+            let lane = world.lanes.get(at);
+            let any = lane.is_some_and(|lane| lane.link.is_some()) && rng.percent(30);
             if any {
                 world.lose_lane(at)?;
             }
@@ -230,8 +231,8 @@ fn freeze(world: &mut World, rng: &mut Rng) -> Result<bool, Fault> {
     if rng.percent(50) {
         world.pass(rng.below(1_500_000) as u64);
     } else {
-        for _ in 0..4 {
-            world.freeze(rng.below(300_000) as u64);
+        for _ in 0..2 {
+            world.freeze(rng.below(500_000) as u64);
             foreign(world, rng);
             serve(world, rng);
         }
@@ -310,7 +311,7 @@ fn command(world: &mut World, rng: &mut Rng, who: usize) {
     world.writes += 1;
     let all = |db: u32| KEYS.map(|name| (db, name.to_owned()));
     let write = |keys: Vec<Key>| Ask::Write(number, keys);
-    match rng.weighted(&[640, 90, 20, 80, 20, 25, 12, 6, 5, 30, 20, 6]) {
+    match rng.weighted(&[700, 90, 20, 50, 12, 16, 8, 4, 4, 25, 20, 8]) {
         0 => world.say(who, Ask::Get(key), &["GET", name]),
         1 => {
             let other = KEYS[rng.below(3)];

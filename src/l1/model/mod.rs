@@ -76,7 +76,10 @@ fn run(table: &Arc<CommandTable>, seed: u64, rule: Option<Rule>) -> Outcome {
         ("fills", &counters.l1_fills),
         ("fills that came too late", &counters.l1_fills_moved),
         ("reads that joined a fetch", &counters.l1_joins),
-        ("reads that bypassed a pipeline", &counters.l1_bypass_pipeline),
+        (
+            "reads that bypassed a pipeline",
+            &counters.l1_bypass_pipeline,
+        ),
         ("pushes", &counters.l1_pushes),
         ("null pushes", &counters.l1_flushes),
     ] {
@@ -100,7 +103,9 @@ fn seeds(usual: u64) -> u64 {
 fn no_reply_is_wrong_while_all_rules_are_kept() {
     let table = table();
     let mut counts = BTreeMap::new();
-    let first = std::env::var("NEARKEY_MODEL_SEED").ok().and_then(|text| text.parse().ok());
+    let first = std::env::var("NEARKEY_MODEL_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     for seed in first.unwrap_or(0)..first.map_or(seeds(40), |first: u64| first + 1) {
         let outcome = run(&table, seed, None);
         if let Some((wrong, text)) = outcome.fault {

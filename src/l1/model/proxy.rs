@@ -198,14 +198,12 @@ impl Router for Route<'_> {
         let (awaited, waker, now) = (&mut *self.awaited, Waker::noop(), self.now);
         let now = || now;
         let answer = match reads {
-            Reads::One(read) => {
-                self.reader
-                    .poll_one(read, awaited, now, waker, &mut gate, out)
-            }
-            Reads::Many(reads) => {
-                self.reader
-                    .poll_many(reads, awaited, now, waker, &mut gate, out)
-            }
+            Reads::One(read) => self
+                .reader
+                .poll_one(read, awaited, now, waker, &mut gate, out),
+            Reads::Many(reads) => self
+                .reader
+                .poll_many(reads, awaited, now, waker, &mut gate, out),
         };
         if first {
             self.count("reads asked of L1");

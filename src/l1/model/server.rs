@@ -248,7 +248,10 @@ impl Server {
     fn get(&mut self, db: u32, protocol: Protocol, key: &str, lenient: bool, out: &mut Vec<u8>) {
         match self.look(db, key).map(|held| held.value.clone()) {
             Some(value) if value == NO_STRING && !lenient => {
-                encode::error(out, "WRONGTYPE Operation against a key holding the wrong kind");
+                encode::error(
+                    out,
+                    "WRONGTYPE Operation against a key holding the wrong kind",
+                );
             }
             Some(value) if value != NO_STRING => encode::bulk(out, value.as_bytes()),
             _ => encode::null(out, protocol),

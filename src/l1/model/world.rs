@@ -336,9 +336,7 @@ impl World {
     pub fn open_track(&mut self, at: usize) {
         let track = &mut self.tracks[at];
         let (tracker, standing) = (track.tracker.clone(), Standing::Tracking);
-        let conn = self
-            .server
-            .open(tracker.scope.db, Protocol::Resp3, true);
+        let conn = self.server.open(tracker.scope.db, Protocol::Resp3, true);
         track.link = Some(Link::new(conn));
         track.wanted = false;
         tracker.renew(self.now);
@@ -502,7 +500,10 @@ impl World {
     fn settle(&mut self) -> Result<(), Fault> {
         for _ in 0..PATIENT_ROUNDS {
             let lanes = self.lanes.iter_mut().filter_map(|lane| lane.link.as_mut());
-            let tracks = self.tracks.iter_mut().filter_map(|track| track.link.as_mut());
+            let tracks = self
+                .tracks
+                .iter_mut()
+                .filter_map(|track| track.link.as_mut());
             for link in lanes.chain(tracks).chain(&mut self.zombies) {
                 link.silent = false;
                 link.serve(link.up(), &mut self.server, &mut self.executed);

@@ -28,8 +28,8 @@ use crate::resp::request::{RequestScanner, Scan};
 use crate::resp::{Limits as Wire, Protocol, args};
 use crate::session::Settings;
 use crate::stats::{Counters, UpstreamStats, WorkerStats};
-use crate::upstream::link::Link;
 use crate::upstream::dial::Dialer;
+use crate::upstream::link::Link;
 use crate::upstream::{Address, Auth, OnLostReply};
 use crate::worker::{Directory, Limits, Parts};
 
