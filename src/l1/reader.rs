@@ -238,6 +238,14 @@ impl Reader {
         self.stats.counters.l1_hit_bytes.add(bytes as u64);
     }
 
+    /// Lets go what is no longer good and would stay in front of the store for want of readers.
+    pub fn tidy(&self) {
+        let mut front = self.front.borrow_mut();
+        if front.bytes() > 0 {
+            front.sweep(|entry| self.l1.stands(entry));
+        }
+    }
+
     fn find(&self, read: &Read<'_>) -> Option<Arc<Entry>> {
         if let Some(entry) = self.front.borrow().get(read) {
             return Some(entry.clone());
