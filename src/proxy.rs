@@ -312,6 +312,9 @@ fn serve(
         if !limit.is_zero() {
             tokio::task::spawn_local(worker.clone().close_silent(limit));
         }
+        if worker.has_l1() {
+            tokio::task::spawn_local(worker.clone().tidy_l1());
+        }
         worker.read_mail(mailbox).await;
     });
 }

@@ -168,7 +168,7 @@ impl World {
             born: self.now,
             age: 3_600_000_000,
             terms: self.terms.clone(),
-            life: u64::MAX,
+            life: None,
             unfit: false,
             waste: 0,
         };

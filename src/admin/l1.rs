@@ -73,7 +73,7 @@ impl Metrics {
     }
 
     fn add_l1_reads(&mut self) {
-        let help = "Commands answered from L1; MGET counts once for each key.";
+        let help = "Commands answered from L1.";
         self.counter("nearkey_l1_hits_total", help, |s| s.sum(|c| &c.l1_hits));
         let help = "Bytes of those commands and of their replies.";
         self.counter("nearkey_l1_hit_bytes_total", help, |s| {

@@ -138,8 +138,8 @@ pub struct Facts {
     pub born: Now,
     /// See [`Entry::age`].
     pub age: u64,
-    /// See [`Entry::life`].
-    pub life: u64,
+    /// For how many microseconds the key lives from [`Entry::born`] on, if not for ever.
+    pub life: Option<u64>,
     /// See [`Entry::terms`].
     pub terms: Arc<Terms>,
     /// See [`Entry::unfit`].
@@ -226,7 +226,7 @@ impl Entry {
             timed: facts.timed,
             born: facts.born,
             age: facts.age,
-            life: facts.life,
+            life: facts.life.unwrap_or(u64::MAX),
             terms: facts.terms,
             unfit: facts.unfit,
             waste: facts.waste,
@@ -277,6 +277,11 @@ impl Entry {
     #[inline]
     pub fn is_expired(&self, now: Now) -> bool {
         now.since(self.born) >= self.age
+    }
+
+    /// Its key may have expired since it was read.
+    pub fn is_dead(&self, now: Now) -> bool {
+        now.since(self.born) >= self.life
     }
 
     /// Bytes of memory it takes by itself.

@@ -59,6 +59,8 @@ pub struct Fetch {
     pub(super) name: Name,
     pub(super) stamp: Stamp,
     pub(super) link: u64,
+    /// When it was ordered.
+    pub(super) since: Now,
     state: RefCell<State>,
 }
 
@@ -69,11 +71,12 @@ enum State {
 }
 
 impl Fetch {
-    pub(super) fn new(name: Name, stamp: Stamp, link: u64) -> Rc<Self> {
+    pub(super) fn new(name: Name, stamp: Stamp, link: u64, since: Now) -> Rc<Self> {
         Rc::new(Self {
             name,
             stamp,
             link,
+            since,
             state: RefCell::new(State::Waiting(Vec::new())),
         })
     }

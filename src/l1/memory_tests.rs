@@ -80,7 +80,7 @@ impl Memory {
                 born: self.clock.now(),
                 age,
                 terms: self.terms.clone(),
-                life: u64::MAX,
+                life: None,
                 unfit: false,
                 waste: 0,
             };

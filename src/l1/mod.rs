@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod entry;
@@ -32,6 +33,8 @@ pub mod hot;
 mod keeper;
 #[cfg(test)]
 mod memory_tests;
+#[cfg(test)]
+mod model;
 pub mod reader;
 pub mod render;
 pub mod report;
@@ -47,7 +50,7 @@ pub mod tracker;
 
 use self::clock::Clock;
 use self::config::{Config, Mode};
-use self::entry::Scope;
+use self::entry::{Entry, Scope};
 use self::hot::HotView;
 use self::rules::Rules;
 use self::shape::Shapes;
@@ -121,6 +124,14 @@ impl L1 {
     /// An empty L1; `None` if these settings never make use of one.
     pub fn new(config: Config, table: &CommandTable) -> Option<Arc<Self>> {
         (!config.is_inert()).then(|| Arc::new(Self::build(config, table)))
+    }
+
+    /// An L1 that does not keep one of the rules, or keeps all, for tests that must notice.
+    #[cfg(test)]
+    pub(crate) fn without(config: Config, table: &CommandTable, rule: Option<Rule>) -> Arc<Self> {
+        let mut l1 = Self::build(config, table);
+        l1.left_out = rule;
+        Arc::new(l1)
     }
 
     fn build(config: Config, table: &CommandTable) -> Self {
@@ -211,6 +222,11 @@ impl L1 {
     /// Nothing is served from here, only counted.
     pub fn observes(&self) -> bool {
         self.config.mode == Mode::Observe
+    }
+
+    /// Nothing has touched the entry's key since it was read.
+    pub fn stands(&self, entry: &Entry) -> bool {
+        self.stamps.stands(&entry.stamp, entry.absent)
     }
 
     /// Commands that touch these keys are about to be sent.

@@ -22,7 +22,7 @@ use crate::stats::WorkerStats;
 pub struct Reader {
     /// What all workers share.
     pub l1: Arc<L1>,
-    stats: Arc<WorkerStats>,
+    pub(super) stats: Arc<WorkerStats>,
     front: RefCell<Front>,
     trackers: RefCell<HashMap<Scope, Arc<Tracker>>>,
     fetches: RefCell<HashMap<u64, Rc<Fetch>>>,
@@ -115,6 +115,7 @@ impl Reader {
                 Verdict::Overdue if entry.unfit => {}
                 Verdict::Good if entry.terms.mode == Mode::Observe => {
                     counters.l1_observed_hits.add(1);
+                    entry.reads.fetch_add(1, Ordering::Relaxed);
                     self.note(read, Event::Hit);
                     return Seen::Nothing;
                 }
@@ -130,7 +131,7 @@ impl Reader {
                 }
                 Verdict::Lapsed | Verdict::Overdue => {
                     counters.l1_misses.add(1);
-                    return match self.joinable(read) {
+                    return match self.joinable(read, now) {
                         Some(fetch) => Seen::Fetch(fetch),
                         None => Seen::Wanted(entry.terms.clone(), entry.waste),
                     };
@@ -146,7 +147,7 @@ impl Reader {
             return Seen::Nothing;
         }
         counters.l1_misses.add(1);
-        if let Some(fetch) = self.joinable(read) {
+        if let Some(fetch) = self.joinable(read, now) {
             return Seen::Fetch(fetch);
         }
         if self.l1.sketch.see(read.hash, now) < self.l1.store.threshold() {
@@ -247,11 +248,10 @@ impl Reader {
         Combined::Wait(fetches)
     }
 
-    /// A hit was given: `bytes` of request and reply did not travel.
-    pub fn count_hit(&self, entry: &Entry, read: &Read<'_>, bytes: usize) {
+    /// An entry was given: `bytes` of request and reply did not travel.
+    pub(super) fn count_given(&self, entry: &Entry, read: &Read<'_>, bytes: usize) {
         self.hot.note(read.key, read.key_hash, Event::Hit, bytes);
         entry.reads.fetch_add(1, Ordering::Relaxed);
-        self.stats.counters.l1_hits.add(1);
         self.stats.counters.l1_hit_bytes.add(bytes as u64);
     }
 
@@ -259,6 +259,14 @@ impl Reader {
     fn note(&self, read: &Read<'_>, what: Event) {
         let bytes = read.args.len();
         self.hot.note(read.key, read.key_hash, what, bytes);
+    }
+
+    /// Lets go what is no longer good and would stay in front of the store for want of readers.
+    pub fn tidy(&self) {
+        let mut front = self.front.borrow_mut();
+        if front.bytes() > 0 {
+            front.sweep(|entry| self.l1.stands(entry));
+        }
     }
 
     fn find(&self, read: &Read<'_>) -> Option<Arc<Entry>> {
@@ -289,12 +297,17 @@ impl Reader {
     }
 
     /// A fetch of the same read in flight whose answer will be new enough.
-    fn joinable(&self, read: &Read<'_>) -> Option<Rc<Fetch>> {
+    fn joinable(&self, read: &Read<'_>, now: Now) -> Option<Rc<Fetch>> {
         let ticket = *self.latest.borrow().get(&read.hash)?;
         let fetch = self.fetches.borrow().get(&ticket)?.clone();
         let link = self.tracker(read.scope).link();
         let stands = self.l1.stamps.stands(&fetch.stamp, true) && fetch.link == link;
-        (fetch.name.is_of(read) && (stands || !self.l1.keeps(Rule::VersionedJoin))).then_some(fetch)
+        // It may have been read long ago, and its pushes be as late as its reply.
+        let recent = now.since(fetch.since) <= micros(self.l1.config.lease);
+        (fetch.name.is_of(read)
+            && (stands || !self.l1.keeps(Rule::VersionedJoin))
+            && (recent || !self.l1.keeps(Rule::Lease)))
+        .then_some(fetch)
     }
 
     /// Orders the read on its tracked connection, if that is up.
@@ -325,7 +338,7 @@ impl Reader {
         let stamp = self.l1.stamps.arm(read.place);
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
-        let fetch = Fetch::new(read.name(), stamp, link);
+        let fetch = Fetch::new(read.name(), stamp, link, now);
         self.fetches.borrow_mut().insert(ticket, fetch.clone());
         self.latest.borrow_mut().insert(read.hash, ticket);
         self.stats.counters.l1_fetches.add(1);
@@ -382,7 +395,7 @@ impl Reader {
             timed: true,
             born: now,
             age: micros(terms.max_age),
-            life: u64::MAX,
+            life: None,
             terms: terms.clone(),
             unfit: false,
             waste: 0,

@@ -382,7 +382,7 @@ impl L1 {
     /// Why not, in words.
     pub fn check(&self, entry: &Entry, now: Now) -> Result<(), &'static str> {
         let fresh = entry.timed || entry.tracker.is_fresh(now, self.config.lease);
-        if !self.stamps.stands(&entry.stamp, entry.absent) {
+        if !self.stands(entry) {
             Err("its key has changed, or may have")
         } else if entry.unfit && !entry.is_expired(now) {
             Err(match entry.reply().is_empty() {

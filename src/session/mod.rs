@@ -27,7 +27,7 @@ mod transaction;
 
 pub use client::{ClientType, KillFilter, ListFilter, Query};
 pub use pending::Pending;
-pub use router::{Env, Reads, Router, Settings};
+pub use router::{Env, MayWait, Reads, Router, Settings};
 
 use self::read::{At, Consulted};
 use self::special::{Pin, Special};

@@ -37,8 +37,11 @@ impl<W: ReplyTo> Harvest<'_, W> {
             }
             return;
         };
-        if !shows_what_is_known(run, &piece, &self.input[piece.range.clone()]) {
-            self.conn.link.note_answered(&run.terms.touched);
+        if !run.terms.touched.is_nothing()
+            && let Some(l1) = &self.conn.link.l1
+        {
+            let reply = &self.input[piece.range.clone()];
+            run.terms.note_answered(l1, &piece, reply);
         }
         match &run.owner {
             Some(Owner::Client(owner)) => {
@@ -64,13 +67,6 @@ impl<W: ReplyTo> Harvest<'_, W> {
             Some(Owner::Ping) | None => {}
         }
     }
-}
-
-/// The run is one read, and its whole reply is what L1 knew.
-fn shows_what_is_known<W>(run: &Run<W>, piece: &Piece, reply: &[u8]) -> bool {
-    let whole = piece.last && piece.completed == 1 && !piece.torn;
-    let known = run.terms.known.as_ref();
-    whole && known.is_some_and(|known| known.0.reply() == reply)
 }
 
 /// Publishes what the server has said of itself.

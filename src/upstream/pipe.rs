@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::outbox::Outbox;
+use crate::l1::L1;
 use crate::l1::entry::Known;
 use crate::l1::touched::Touched;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
@@ -60,6 +61,18 @@ impl From<Handling> for Terms {
             patient: false,
             touched: Touched::default(),
             known: None,
+        }
+    }
+}
+
+impl Terms {
+    /// Replies have come and are not handed on yet: what they may have changed or shown is touched,
+    /// unless the reply is what L1 knows still.
+    pub fn note_answered(&self, l1: &L1, piece: &Piece, reply: &[u8]) {
+        let whole = piece.last && piece.completed == 1 && !piece.torn;
+        let is_known = |known: &Known| known.0.reply() == reply && l1.stands(&known.0);
+        if !(whole && self.known.as_ref().is_some_and(is_known)) {
+            l1.note_answered(&self.touched);
         }
     }
 }

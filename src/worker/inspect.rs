@@ -76,10 +76,9 @@ pub async fn key(client: &Rc<Client>, key: Vec<u8>) -> Vec<u8> {
     let (seen, name) = (l1.clone(), key.clone());
     let entries = aside(move || seen.store.of_key(&name)).await;
     let table = worker.table().clone();
-    let stands = |entry: &Entry| l1.stamps.stands(&entry.stamp, entry.absent);
     let own = entries
         .iter()
-        .filter(|entry| entry.scope == scope && stands(entry));
+        .filter(|entry| entry.scope == scope && l1.stands(entry));
     let shown: Vec<_> = own.map(|entry| describe(&l1, entry, &table)).collect();
     let served = shown.iter().any(|(is_served, _)| *is_served);
     rows.push(("cached", Cell::Count(u64::from(served))));

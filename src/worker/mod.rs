@@ -57,6 +57,9 @@ const SCRATCH: usize = 64 * 1024;
 const MIN_SWEEP: Duration = Duration::from_millis(50);
 const MAX_SWEEP: Duration = Duration::from_secs(10);
 
+/// How often what is no longer good is let go.
+const TIDY: Duration = Duration::from_secs(10);
+
 /// Limits that the drivers of clients look at.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -322,6 +325,21 @@ impl Worker {
                 if silent >= limit && client.is_quiet() && !client.is_subscriber() {
                     client.kill(true);
                 }
+            }
+        }
+    }
+
+    /// Clients may be answered from L1.
+    pub fn has_l1(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// Lets go what nobody reads any more of L1, until the process ends.
+    pub async fn tidy_l1(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            if let Some(reader) = &self.reader {
+                reader.tidy();
             }
         }
     }

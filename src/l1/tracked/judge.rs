@@ -76,9 +76,7 @@ pub(super) fn judge(
         timed,
         born: order.since,
         age: if why_not.is_some() { 0 } else { age },
-        life: life.map_or(0, |life| {
-            u64::try_from(life).map_or(u64::MAX, |life| life.saturating_mul(1000))
-        }),
+        life: life.and_then(|life| rest_of_life(l1, life, &reply)),
         terms: order.terms,
         unfit,
         waste: order.waste,
@@ -136,6 +134,16 @@ fn age(l1: &L1, order: &Order, timed: bool, life: i64, reply: &[u8]) -> u64 {
         Err(_) => most,
     };
     micros(if l1.keeps(Rule::Expiry) { age } else { most })
+}
+
+/// For how many microseconds the key lives; `None` if for ever, or as long as it is missing.
+fn rest_of_life(l1: &L1, life: i64, reply: &[u8]) -> Option<u64> {
+    match u64::try_from(life) {
+        _ if !l1.keeps(Rule::Expiry) => None,
+        Ok(life) => Some(micros(Duration::from_millis(life))),
+        Err(_) if life == MISSING && !is_empty(reply) => Some(0),
+        Err(_) => None,
+    }
 }
 
 /// How old the answers to reads of this shape may get: the fields of a hash can have an expiry of their

@@ -98,7 +98,7 @@ impl Router for Script {
             timed: true,
             born: Now::default(),
             age: 1,
-            life: 1,
+            life: None,
             unfit: false,
             waste: 0,
             terms: l1.rules.of(read.key).clone(),
