@@ -98,6 +98,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let proxy = Proxy::start(config).map_err(|e| e.to_string())?;
     state.workers = proxy.workers().to_vec();
     state.upstream = proxy.upstream().clone();
+    state.l1 = proxy.l1().cloned();
     state.probe = Some(Box::new(proxy.probe()));
     let state = Arc::new(state);
     if let Some(address) = admin.address {
@@ -148,6 +149,7 @@ fn admin_state(config: &Config) -> admin::State {
             .tls
             .as_ref()
             .is_some_and(|tls| tls.verify == Verify::None),
+        l1: None,
     }
 }
 

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::http::{Response, Status};
-use super::{Prober, State};
+use super::{Prober, State, l1};
 use crate::stats::UpstreamState;
 
 /// Longest wait of `/health` for the first verdict.
@@ -39,6 +39,7 @@ struct Health<'a> {
     uptime_seconds: u64,
     draining: bool,
     tls_verify_disabled: bool,
+    l1: l1::Health,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +127,7 @@ pub(super) async fn health(state: &State, prober: &Prober) -> Response {
         uptime_seconds: state.started.elapsed().as_secs(),
         draining: state.is_draining(),
         tls_verify_disabled: state.tls_verify_disabled,
+        l1: l1::health(state),
         cause,
         message,
     };

@@ -11,6 +11,10 @@ pub(super) struct Request {
     pub(super) method: Method,
     /// The path without its query.
     pub(super) path: String,
+    /// What follows the question mark.
+    pub(super) query: String,
+    /// Text is accepted, and nothing for programs.
+    pub(super) wants_text: bool,
     /// Whether the connection may carry another request.
     pub(super) keep_alive: bool,
 }
@@ -81,17 +85,23 @@ fn parse_head(head: &str) -> Option<Request> {
         "HTTP/1.0" => false,
         _ => return None,
     };
+    let mut wants_text = false;
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':')?;
         if name.is_empty() || name.contains(char::is_whitespace) {
             return None;
         }
         keep_alive &= !ends_the_connection(name, value.trim());
+        if name.eq_ignore_ascii_case("accept") {
+            wants_text = value.contains("text/") && !value.contains("json");
+        }
     }
-    let path = target.split('?').next().unwrap_or_default().to_owned();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some(Request {
         method,
-        path,
+        path: path.to_owned(),
+        query: query.to_owned(),
+        wants_text,
         keep_alive,
     })
 }
@@ -213,17 +223,29 @@ mod tests {
         Ok(Some(Request {
             method,
             path: path.to_owned(),
+            query: String::new(),
+            wants_text: false,
             keep_alive,
         }))
     }
 
     #[test]
     fn requests_are_read_one_by_one() {
-        let mut buffer = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
+        let mut buffer = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
         assert_eq!(parse(&mut buffer), request(Method::Get, "/a", true));
         assert_eq!(parse(&mut buffer), request(Method::Head, "/", true));
         assert_eq!(parse(&mut buffer), Ok(None));
         assert_eq!(buffer, b"GET");
+    }
+
+    #[test]
+    fn a_query_and_what_is_accepted_are_told_apart_from_the_path() {
+        let asked = |head: &str| parsed(&format!("{head}\r\n\r\n")).unwrap().unwrap();
+        let request = asked("GET /a?b=c?d HTTP/1.1\r\nAccept: */*");
+        assert_eq!((&*request.path, &*request.query), ("/a", "b=c?d"));
+        assert!(!request.wants_text);
+        assert!(asked("GET /a HTTP/1.1\r\naccept: text/plain").wants_text);
+        assert!(!asked("GET /a HTTP/1.1\r\nAccept: application/json, text/plain").wants_text);
     }
 
     #[test]

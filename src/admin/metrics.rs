@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge, Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use super::l1::HotCounts;
 use super::{State, histogram, process};
 use crate::hub::Kind;
 use crate::stats::{ConnectFailure, UpstreamState};
@@ -19,6 +20,7 @@ pub(super) struct Metrics {
     handle: PrometheusHandle,
     counters: Vec<(Counter, Source<u64>)>,
     gauges: Vec<(Gauge, Source<f64>)>,
+    hot_keys: Option<HotCounts>,
 }
 
 type Source<T> = Box<dyn Fn(&State) -> T + Send + Sync>;
@@ -31,6 +33,7 @@ impl Metrics {
             handle: recorder.handle(),
             counters: Vec::new(),
             gauges: Vec::new(),
+            hot_keys: None,
         };
         metrics::with_local_recorder(&recorder, || {
             metrics.add_clients();
@@ -38,6 +41,8 @@ impl Metrics {
             metrics.add_pubsub();
             metrics.add_upstream();
             metrics.add_leases();
+            metrics.add_l1(state);
+            metrics.hot_keys = Some(HotCounts::new());
             metrics.add_process(state);
             metrics.add_familiar_names();
         });
@@ -51,6 +56,9 @@ impl Metrics {
         }
         for (gauge, source) in &self.gauges {
             gauge.set(source(state));
+        }
+        if let Some(hot_keys) = &self.hot_keys {
+            hot_keys.update(state);
         }
         let mut text = self.handle.render();
         histogram::write(
@@ -120,6 +128,7 @@ impl Metrics {
         commands.add("class", "shared", |s| s.sum(|c| &c.commands_shared));
         commands.add("class", "leased", |s| s.sum(|c| &c.commands_leased));
         commands.add("class", "refused", |s| s.sum(|c| &c.commands_refused));
+        commands.add("class", "l1", from_l1);
 
         let help = "Commands that failed in the proxy or on the way to the upstream.";
         let mut errors = self.family("nearkey_errors_total", help);
@@ -290,11 +299,18 @@ impl Metrics {
         });
         self.counter("redis_commands_total", "Commands of clients.", |s| {
             let local = s.sum(|c| &c.commands_local) + s.sum(|c| &c.commands_refused);
-            local + s.sum(|c| &c.commands_shared) + s.sum(|c| &c.commands_leased)
+            let sent = s.sum(|c| &c.commands_shared) + s.sum(|c| &c.commands_leased);
+            local + sent + from_l1(s)
+        });
+        let help = "Reads answered from this proxy's memory (nearkey_l1_hits_total).";
+        self.counter("redis_keyspace_hits_total", help, |s| s.sum(|c| &c.l1_hits));
+        let help = "Reads that could have been, and were not (nearkey_l1_misses_total).";
+        self.counter("redis_keyspace_misses_total", help, |s| {
+            s.sum(|c| &c.l1_misses)
         });
     }
 
-    fn counter(
+    pub(super) fn counter(
         &mut self,
         name: &'static str,
         help: &'static str,
@@ -306,7 +322,7 @@ impl Metrics {
     }
 
     /// A counter with a label; its series are to be added.
-    fn family(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+    pub(super) fn family(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
         metrics::describe_counter!(name, Unit::Count, help);
         Family {
             metrics: self,
@@ -314,7 +330,7 @@ impl Metrics {
         }
     }
 
-    fn gauge(
+    pub(super) fn gauge(
         &mut self,
         name: &'static str,
         help: &'static str,
@@ -323,7 +339,7 @@ impl Metrics {
         self.gauge_in(Unit::Count, name, help, source);
     }
 
-    fn gauge_in(
+    pub(super) fn gauge_in(
         &mut self,
         unit: Unit,
         name: &'static str,
@@ -331,18 +347,32 @@ impl Metrics {
         source: impl Fn(&State) -> f64 + Send + Sync + 'static,
     ) {
         metrics::describe_gauge!(name, unit, help);
-        self.gauges.push((metrics::gauge!(name), Box::new(source)));
+        self.add_gauge(metrics::gauge!(name), source);
+    }
+
+    /// A gauge that is described elsewhere.
+    pub(super) fn add_gauge(
+        &mut self,
+        gauge: Gauge,
+        source: impl Fn(&State) -> f64 + Send + Sync + 'static,
+    ) {
+        self.gauges.push((gauge, Box::new(source)));
     }
 }
 
+/// Commands that L1 answered, with what it knew or with what it fetched.
+fn from_l1(state: &State) -> u64 {
+    state.sum(|c| &c.l1_hits) + state.sum(|c| &c.l1_fetched)
+}
+
 /// The series of one counter that differ in one label.
-struct Family<'a> {
+pub(super) struct Family<'a> {
     metrics: &'a mut Metrics,
     name: &'static str,
 }
 
 impl Family<'_> {
-    fn add(
+    pub(super) fn add(
         &mut self,
         label: &'static str,
         value: &'static str,

@@ -1,4 +1,4 @@
-//! The admin HTTP endpoint: `/metrics`, `/health`, `/ready`, `/live`.
+//! The admin HTTP endpoint: `/metrics`, `/health`, `/ready`, `/live`, `/hotkeys`.
 //!
 //! It only reads: the counters that the workers keep and the verdict on the upstream that the data
 //! path leaves behind. An answer never waits for the upstream, with one exception: `/health` of a
@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::l1::L1;
 use crate::stats::{Counter, Counters, UpstreamState, UpstreamStats, WorkerStats};
 
 mod health;
 mod histogram;
 mod http;
+mod l1;
 mod metrics;
 mod process;
 mod server;
@@ -56,6 +58,8 @@ pub struct State {
     pub probe: Option<Box<dyn Fn() + Send + Sync>>,
     /// Whether anyone may answer in the upstream's place.
     pub tls_verify_disabled: bool,
+    /// L1, if the configuration has a use for one.
+    pub l1: Option<Arc<L1>>,
 }
 
 impl State {

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::http::{MAX_HEAD, Method, Request, Response, Status, parse};
 use super::metrics::Metrics;
-use super::{Prober, State, health};
+use super::{Prober, State, health, l1};
 
 /// Connections served at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -43,6 +43,7 @@ nearkey admin
 /ready    200 when new clients are welcome
 /live     200 as long as the process runs
 /metrics  Prometheus metrics
+/hotkeys  the keys used most, and what L1 does with them: ?by=reads|misses|bytes|writes&n=20&format=text
 ";
 
 /// Serves the admin endpoint until `shutdown` completes.
@@ -177,6 +178,7 @@ impl Server {
             "/live" => health::live(),
             "/ready" => health::ready(&self.state, &self.prober),
             "/health" => health::health(&self.state, &self.prober).await,
+            "/hotkeys" => l1::hot_keys(&self.state, request),
             "/metrics" => Response::metrics(self.metrics.render(&self.state)),
             _ => Response::error(Status::NotFound),
         }

@@ -1,5 +1,7 @@
 //! The endpoint over real sockets.
 
+mod l1;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
 
@@ -26,6 +28,7 @@ fn state() -> State {
         draining: AtomicBool::new(false),
         probe: None,
         tls_verify_disabled: false,
+        l1: None,
     }
 }
 
@@ -272,7 +275,7 @@ async fn label_sets_are_the_documented_ones() {
     };
     assert_eq!(
         labels("nearkey_commands_total"),
-        set("class", "local shared leased refused")
+        set("class", "local shared leased refused l1")
     );
     assert_eq!(
         labels("nearkey_errors_total"),

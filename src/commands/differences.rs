@@ -175,6 +175,6 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &["NEARKEY"],
         what: "Does not exist in Redis.",
-        why: "INFO, HELP and VERSION of the proxy.",
+        why: "INFO, HELP and VERSION of the proxy; STATS, HOTKEYS, KEY and FLUSH of its L1 (docs/l1.md).",
     },
 ];

@@ -37,6 +37,7 @@ mod memory_tests;
 mod model;
 pub mod reader;
 pub mod render;
+pub mod report;
 pub mod rules;
 pub mod savings;
 pub mod shape;
@@ -50,6 +51,7 @@ pub mod tracker;
 use self::clock::Clock;
 use self::config::{Config, Mode};
 use self::entry::{Entry, Scope};
+use self::hot::HotView;
 use self::rules::Rules;
 use self::shape::Shapes;
 use self::sketch::Sketch;
@@ -109,6 +111,8 @@ pub struct L1 {
     /// The time.
     pub clock: Clock,
     trackers: Mutex<HashMap<Scope, Arc<Tracker>>>,
+    /// The hot keys of each worker.
+    views: Mutex<Vec<HotView>>,
     /// MGET, and GET, of which it is made.
     mget: CommandId,
     get: CommandId,
@@ -143,6 +147,7 @@ impl L1 {
             sketch: Sketch::new(config.max_age),
             clock,
             trackers: Mutex::default(),
+            views: Mutex::default(),
             config,
             #[cfg(any(test, feature = "sabotage"))]
             left_out: None,
@@ -190,6 +195,18 @@ impl L1 {
     pub fn trackers(&self) -> Vec<Arc<Tracker>> {
         let trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
         trackers.values().cloned().collect()
+    }
+
+    /// A worker's hot keys are to be seen here.
+    pub fn watch(&self, view: HotView) {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.push(view);
+    }
+
+    /// The hot keys of each worker.
+    pub fn views(&self) -> Vec<HotView> {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.clone()
     }
 
     /// The server is not what it was: nothing that is known of it counts any more.

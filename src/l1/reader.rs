@@ -11,6 +11,7 @@ use super::config::Mode;
 use super::entry::{Entry, Facts, Read, Scope};
 use super::fetch::{Answer, Fetch, Fetcher, Order};
 use super::front::Front;
+use super::hot::{Event, Hot, Reason};
 use super::rules::Terms;
 use super::tracker::{Standing, Tracker};
 use super::{L1, Rule};
@@ -28,6 +29,8 @@ pub struct Reader {
     /// The latest fetch of each read that is in flight, by the read's hash.
     latest: RefCell<HashMap<u64, u64>>,
     next_ticket: Cell<u64>,
+    /// Which keys are used most by this worker's clients.
+    pub hot: Hot,
 }
 
 /// What becomes of a read.
@@ -83,7 +86,10 @@ enum Verdict {
 impl Reader {
     /// A reader that has read nothing.
     pub fn new(l1: Arc<L1>, stats: Arc<WorkerStats>) -> Self {
+        let hot = Hot::new(l1.config.hash_key_names);
+        l1.watch(hot.view());
         Self {
+            hot,
             front: RefCell::new(l1.store.front()),
             l1,
             stats,
@@ -102,11 +108,15 @@ impl Reader {
             && let Some(entry) = self.find(read)
         {
             match self.judge(&entry, now) {
-                Verdict::Good | Verdict::Lapsed if entry.unfit => return Seen::Nothing,
+                Verdict::Good | Verdict::Lapsed if entry.unfit => {
+                    self.note(read, unfit(&entry));
+                    return Seen::Nothing;
+                }
                 Verdict::Overdue if entry.unfit => {}
                 Verdict::Good if entry.terms.mode == Mode::Observe => {
                     counters.l1_observed_hits.add(1);
                     entry.reads.fetch_add(1, Ordering::Relaxed);
+                    self.note(read, Event::Hit);
                     return Seen::Nothing;
                 }
                 Verdict::Good => {
@@ -132,6 +142,8 @@ impl Reader {
         let terms = self.l1.rules.of(read.key);
         if !terms.cache || terms.mode == Mode::Off {
             counters.l1_bypass_rule.add(1);
+            let reason = terms.rule.map_or(Reason::NoRule, |_| Reason::Rule);
+            self.note(read, Event::Bypass(reason));
             return Seen::Nothing;
         }
         counters.l1_misses.add(1);
@@ -139,10 +151,12 @@ impl Reader {
             return Seen::Fetch(fetch);
         }
         if self.l1.sketch.see(read.hash, now) < self.l1.store.threshold() {
+            self.note(read, Event::Miss);
             return Seen::Nothing;
         }
         if terms.mode == Mode::Observe {
             self.observe(read, now, terms);
+            self.note(read, Event::Miss);
             return Seen::Nothing;
         }
         // What became of the last fill tells whether another is worth it.
@@ -153,6 +167,7 @@ impl Reader {
             Some(waste) => Seen::Wanted(terms.clone(), waste),
             None => {
                 self.stats.counters.l1_bypass_waste.add(1);
+                self.note(read, Event::Bypass(Reason::TooSeldom));
                 Seen::Nothing
             }
         }
@@ -182,6 +197,7 @@ impl Reader {
             _ if !may_wait() => Outcome::Pass,
             Seen::Fetch(fetch) => {
                 self.stats.counters.l1_joins.add(1);
+                self.note(read, Event::Miss);
                 Outcome::Wait(fetch)
             }
             Seen::Wanted(terms, waste) => match self.fetch(read, now, (&terms, waste), fetcher) {
@@ -233,7 +249,8 @@ impl Reader {
     }
 
     /// An entry was given: `bytes` of request and reply did not travel.
-    pub(super) fn count_given(&self, entry: &Entry, bytes: usize) {
+    pub(super) fn count_given(&self, entry: &Entry, read: &Read<'_>, bytes: usize) {
+        self.hot.note(read.key, read.key_hash, Event::Hit, bytes);
         entry.reads.fetch_add(1, Ordering::Relaxed);
         self.stats.counters.l1_hit_bytes.add(bytes as u64);
     }
@@ -244,6 +261,12 @@ impl Reader {
         if front.bytes() > 0 {
             front.sweep(|entry| self.l1.stands(entry));
         }
+    }
+
+    /// What became of a read whose reply is not known.
+    fn note(&self, read: &Read<'_>, what: Event) {
+        let bytes = read.args.len();
+        self.hot.note(read.key, read.key_hash, what, bytes);
     }
 
     fn find(&self, read: &Read<'_>) -> Option<Arc<Entry>> {
@@ -308,6 +331,7 @@ impl Reader {
         };
         if !can || tracker.is_stuck(now, self.l1.config.lease) {
             self.stats.counters.l1_bypass_down.add(1);
+            self.note(read, Event::Bypass(Reason::NotTracked));
             return None;
         }
         let link = tracker.link();
@@ -342,12 +366,21 @@ impl Reader {
             latest.remove(&fetch.name.hash);
         }
         drop(latest);
+        self.note_answer(&fetch, &answer);
         if let Some(entry) = &answer
             && entry.age > 0
         {
             self.front.borrow_mut().put(entry.clone());
         }
         fetch.answer(answer);
+    }
+
+    fn note_answer(&self, fetch: &Fetch, answer: &Answer) {
+        let key = fetch.name.key();
+        let what = answer.as_ref().map_or(Event::Miss, |entry| unfit(entry));
+        let reply = answer.as_ref().map_or(0, |entry| entry.reply().len());
+        let bytes = fetch.name.args.len() + reply;
+        self.hot.note(key, self.l1.stamps.hash(key), what, bytes);
     }
 
     /// Notes that this read would have been kept, had L1 been on.
@@ -376,6 +409,14 @@ impl Reader {
         let mut trackers = self.trackers.borrow_mut();
         let tracker = trackers.entry(scope);
         tracker.or_insert_with(|| self.l1.tracker(scope)).clone()
+    }
+}
+
+/// What a read was that found this, or brought it: there is no reply in it if that was too long.
+fn unfit(entry: &Entry) -> Event {
+    match entry.unfit && entry.reply().is_empty() {
+        true => Event::Bypass(Reason::TooLarge),
+        false => Event::Miss,
     }
 }
 

@@ -7,6 +7,7 @@ use super::local::{answer_query, help};
 use super::special::Pin;
 use super::{Env, Labels, ReplyMode, Router, Session, Verdict, errors};
 use crate::commands::Spec;
+use crate::l1::hot::By;
 use crate::l1::touched::Touched;
 use crate::resp::encode;
 
@@ -24,6 +25,19 @@ pub enum Query {
     Blocked(u64),
     /// The `# Nearkey` section of INFO.
     ProxyInfo,
+    /// `NEARKEY HOTKEYS`.
+    HotKeys {
+        /// What they are sorted by.
+        by: By,
+        /// How many.
+        count: usize,
+    },
+    /// `NEARKEY STATS`.
+    CacheStats,
+    /// `NEARKEY KEY`: what L1 holds of this key for the asking client.
+    CacheKey(Vec<u8>),
+    /// `NEARKEY FLUSH`, of all keys or of those that match a pattern.
+    CacheFlush(Option<Vec<u8>>),
 }
 
 /// `TYPE` of `CLIENT LIST` and `CLIENT KILL`.

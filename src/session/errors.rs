@@ -34,6 +34,9 @@ pub const SYNTAX: &str = "ERR syntax error";
 /// Not a number.
 pub const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
+/// A COUNT of nothing.
+pub const COUNT_TOO_LOW: &str = "ERR count should be greater than 0";
+
 /// A database that the server does not have.
 pub const DB_RANGE: &str = "ERR DB index is out of range";
 

@@ -44,7 +44,7 @@ impl Session {
             "HELLO" => return self.hello(args, reply, env, router),
             "RESET" => return self.reset(reply, env, router),
             "CLIENT" => return self.client(spec, args, reply, env, router),
-            "NEARKEY" => return nearkey(args, reply, router),
+            "NEARKEY" => return self.nearkey(args, reply, router),
             "INFO" => return answer_query(&Query::ProxyInfo, reply, router),
             _ => encode::error(reply, errors::denied(spec, args)),
         }
@@ -65,31 +65,6 @@ pub(super) fn answer_query<R: Router>(
             Verdict::Done
         }
     }
-}
-
-const NEARKEY_HELP: &[&str] = &[
-    "NEARKEY <subcommand>. Subcommands are:",
-    "HELP",
-    "    Prints this help.",
-    "INFO",
-    "    The `# Nearkey` section of INFO: clients, connections, commands, errors.",
-    "VERSION",
-    "    The version of this proxy.",
-];
-
-fn nearkey<R: Router>(args: &[&[u8]], reply: &mut Vec<u8>, router: &mut R) -> Verdict {
-    let sub = args.get(1).copied().unwrap_or(b"HELP");
-    if sub.eq_ignore_ascii_case(b"INFO") {
-        return answer_query(&Query::ProxyInfo, reply, router);
-    }
-    if sub.eq_ignore_ascii_case(b"VERSION") {
-        encode::bulk(reply, env!("CARGO_PKG_VERSION").as_bytes());
-    } else if sub.eq_ignore_ascii_case(b"HELP") {
-        help(reply, NEARKEY_HELP);
-    } else {
-        encode::error(reply, errors::unknown_subcommand("NEARKEY", sub));
-    }
-    Verdict::Done
 }
 
 /// The reply of a HELP subcommand.

@@ -13,6 +13,7 @@ mod dispatch;
 pub mod errors;
 mod large;
 mod local;
+mod nearkey;
 mod pending;
 mod pin;
 mod read;

@@ -6,6 +6,7 @@ use std::task::Poll;
 use super::{Env, Reads, Router, Row, Session, touch};
 use crate::commands::{CommandId, Effect, Spec};
 use crate::l1::entry::{Read, Scope};
+use crate::l1::hot::{Event, Reason};
 use crate::l1::shape::Shape;
 use crate::l1::touched::Touched;
 use crate::l1::{L1, Rule};
@@ -65,17 +66,21 @@ impl Session {
                 return Consulted::Travels;
             }
         };
+        let mut event = Event::Write;
         if !writes {
+            event = Event::Bypass(Reason::Command);
             let first = (
                 self.scanner.arg(0),
                 self.scanner.arg(1),
                 self.scanner.argc(),
             );
             if let Some(reads) = self.reads(l1, spec, command, first) {
+                event = Event::Miss;
                 // What was said before is answered by the server as it is now; so must be what follows.
                 let in_flight = row.count > 0 || !self.pending.is_empty();
                 if (in_flight && l1.keeps(Rule::StrictPipeline)) || self.is_subscriber() {
                     env.counters.l1_bypass_pipeline.add(1);
+                    note_behind(env, &reads);
                     return self.send_past(l1, reads, &at, row, router);
                 }
                 match self.ask(l1, &reads, at.rest(), env, out, router) {
@@ -88,11 +93,15 @@ impl Session {
         // The common form is not taken apart: one key, which is the first argument.
         let key = self.scanner.arg(1).filter(|_| spec.keys == touch::ONE_KEY);
         match key.map(|range| &command[range]) {
-            Some(key) if writes || !l1.observes() => {
-                row.touched
-                    .add(l1.stamps.place(l1.stamps.hash(key)), writes);
+            Some(key) => {
+                let hash = l1.stamps.hash(key);
+                if writes || !l1.observes() {
+                    row.touched.add(l1.stamps.place(hash), writes);
+                }
+                if let Some(hot) = env.hot.filter(|_| event != Event::Miss) {
+                    hot.note(key, hash, event, command.len());
+                }
             }
-            Some(_) => {}
             None => {
                 let args: Vec<&[u8]> = request::args(command).collect();
                 touch::touch(l1, spec, &args, &mut row.touched);
@@ -239,6 +248,19 @@ impl Session {
             place: l1.stamps.place(key_hash),
             hash: l1.stamps.mix(key_hash, rest, &scope, command),
         }
+    }
+}
+
+/// Reads that were not looked for, since their client has something in flight.
+fn note_behind(env: &Env<'_>, reads: &Reads<'_>) {
+    let Some(hot) = env.hot else { return };
+    let reads = match reads {
+        Reads::One(read) => std::slice::from_ref(read),
+        Reads::Many(reads) => reads,
+    };
+    for read in reads {
+        let what = Event::Bypass(Reason::InFlight);
+        hot.note(read.key, read.key_hash, what, read.args.len());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::l1::L1;
 use crate::l1::entry::{Known, Read};
+use crate::l1::hot::Hot;
 use crate::l1::touched::Touched;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
@@ -137,6 +138,8 @@ pub struct Env<'a> {
     pub counters: &'a Counters,
     /// L1, where there is one.
     pub l1: Option<&'a L1>,
+    /// Which keys are used most, where there is an L1.
+    pub hot: Option<&'a Hot>,
 }
 
 /// One command that reads, of one key or of several.

@@ -385,3 +385,23 @@ fn unblock_says_nothing_while_replies_are_off() {
     let (.., terms) = bench.script.forwarded.last().expect("it is sent");
     assert_eq!(*terms, Handling::Discard.into());
 }
+
+#[test]
+fn nearkey_asks_the_outside_once_what_came_before_is_answered() {
+    let mut bench = Bench::new(None);
+    assert_eq!(
+        bench.say(script(&["GET a", "NEARKEY FLUSH a*"])),
+        Status::Hold
+    );
+    bench.script.answer = Some(b":3\r\n".to_vec());
+    assert_eq!(bench.say(""), Status::Hold);
+    bench.reply("$-1\r\n", 1);
+    bench.say("");
+    assert_eq!(bench.out(), "$-1\r\n:3\r\n");
+    bench.say(cmd("nearkey key"));
+    let error = "-ERR wrong number of arguments for 'nearkey|key' command\r\n";
+    assert_eq!(bench.out(), error);
+    bench.say(cmd("NEARKEY HELP"));
+    assert!(bench.out().contains("HOTKEYS"));
+    assert_eq!(bench.counts(), [1], "nothing of it travels");
+}

@@ -198,7 +198,11 @@ pub fn ask_permission(
         Query::List(_) => &[b"CLIENT", b"LIST", b"ID", b"0"],
         Query::Kill(_) => &[b"CLIENT", b"KILL", b"ID", b"0"],
         Query::Blocked(_) => &[b"CLIENT", b"UNBLOCK", b"0"],
-        Query::Own | Query::ProxyInfo => return None,
+        // Who may not see other clients may not see which keys they use; nor may who cannot close them
+        // take away what is kept for them.
+        Query::HotKeys { .. } => &[b"CLIENT", b"LIST", b"ID", b"0"],
+        Query::CacheFlush(_) => &[b"CLIENT", b"KILL", b"ID", b"0"],
+        Query::Own | Query::ProxyInfo | Query::CacheStats | Query::CacheKey(_) => return None,
     };
     let identity = attached.extra.as_ref()?.login.as_ref()?.id();
     let worker = &client.worker;

@@ -203,6 +203,7 @@ impl Client {
             table: &table,
             counters,
             l1: self.worker.reader.as_ref().map(|reader| &*reader.l1),
+            hot: self.worker.reader.as_ref().map(|reader| &reader.hot),
         };
         let mut input = std::mem::take(&mut inner.input);
         let joined = !input.is_empty();

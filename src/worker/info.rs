@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Worker;
+use super::{Worker, inspect};
 use crate::resp::{Protocol, Value, encode, reply};
 
 /// The section, with counters of all workers.
@@ -54,6 +54,9 @@ pub fn section(worker: &Worker) -> String {
     );
     line("pubsub_gaps", &sum(|c| c.hub_gaps.get()));
     line("desyncs", &sum(|c| c.desyncs.get()));
+    for (name, value) in inspect::report(worker).rows() {
+        line(&format!("l1_{name}"), &value);
+    }
     text
 }
 

@@ -6,6 +6,7 @@ mod auth;
 pub mod client;
 mod deliver;
 mod info;
+mod inspect;
 mod lanes;
 mod leases;
 mod line;

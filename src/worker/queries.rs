@@ -1,4 +1,4 @@
-//! Questions about the clients of the whole process: CLIENT LIST, INFO, KILL and UNBLOCK.
+//! Questions about the whole process and its clients: CLIENT LIST, INFO, KILL and UNBLOCK, NEARKEY.
 //!
 //! Every worker answers for its own clients; the asking client waits until all have.
 
@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use super::client::Client;
-use super::{Mail, Worker, info};
+use super::{Mail, Worker, info, inspect};
 use crate::downstream::stream::Stream;
 use crate::resp::{Protocol, encode};
 use crate::session::{KillFilter, ListFilter, Query};
@@ -44,6 +44,10 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
         let reply = match &query {
             Query::ProxyInfo => info::reply_of(&worker, protocol),
             Query::Own => text_reply(&line(&client), protocol),
+            Query::HotKeys { by, count } => inspect::hot_keys(&worker, *by, *count, protocol),
+            Query::CacheStats => inspect::stats(&worker, protocol),
+            Query::CacheKey(key) => inspect::key(&client, key.clone()).await,
+            Query::CacheFlush(pattern) => inspect::flush(&worker, pattern.clone()).await,
             Query::List(_) | Query::Kill(_) | Query::Blocked(_) => {
                 let share = gather(&worker, client.id(), &query).await;
                 render(&query, share, protocol)

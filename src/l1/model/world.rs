@@ -206,6 +206,7 @@ impl World {
             settings: &self.settings,
             table: &self.setting.table,
             counters: &self.stats.counters,
+            hot: None,
             l1: Some(&self.l1),
         };
         let session = &mut client.session;

@@ -9,6 +9,7 @@ use crate::hub::Topic;
 use crate::l1::L1;
 use crate::l1::clock::Now;
 use crate::l1::entry::{Entry, Facts as EntryFacts, Known, Read};
+use crate::l1::hot::Hot;
 use crate::secret::Secret;
 use crate::stats::Counters;
 use crate::upstream::facts::{Facts, Identity};
@@ -203,6 +204,7 @@ pub struct Bench {
     pub table: CommandTable,
     pub counters: Counters,
     pub l1: Option<Arc<L1>>,
+    pub hot: Option<Hot>,
     pub input: Vec<u8>,
     pub out: Vec<u8>,
 }
@@ -235,6 +237,7 @@ impl Bench {
                 .expect("a name"),
             counters: Counters::default(),
             l1: None,
+            hot: None,
             input: Vec::new(),
             out: Vec::new(),
         }
@@ -249,6 +252,7 @@ impl Bench {
             table: &self.table,
             counters: &self.counters,
             l1: self.l1.as_deref(),
+            hot: self.hot.as_ref(),
         };
         let fed = self
             .session

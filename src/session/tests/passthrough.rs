@@ -212,6 +212,7 @@ fn no_name_is_changed_while_a_connection_is_held() {
             table: &bench.table,
             counters: &bench.counters,
             l1: None,
+            hot: None,
         };
         let mut reply = Vec::new();
         let words = [&b"AUTH"[..], b"user", b"pw"];

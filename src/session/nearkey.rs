@@ -1,0 +1,154 @@
+//! NEARKEY: what the proxy says of itself over the Redis port, and how L1 is emptied.
+
+use super::connection::parse_int;
+use super::local::{answer_query, help};
+use super::{Query, Router, Session, Verdict, errors};
+use crate::l1::hot::By;
+use crate::l1::report::{DEFAULT_HOT, MAX_HOT};
+use crate::resp::encode;
+
+const HELP: &[&str] = &[
+    "NEARKEY <subcommand> [<arg> ...]. Subcommands are:",
+    "FLUSH [<pattern>]",
+    "    Drop what L1 holds, or what it holds of keys that match a glob. Returns how many entries.",
+    "HELP",
+    "    Prints this help.",
+    "HOTKEYS [BY (READS|MISSES|BYTES|WRITES)] [COUNT <count>]",
+    "    The keys used most within the last minute, and whether L1 answers them or why not.",
+    "INFO",
+    "    The `# Nearkey` section of INFO: clients, connections, commands, errors, L1.",
+    "KEY <key>",
+    "    What L1 holds of a key in this database, or why it holds nothing.",
+    "STATS",
+    "    L1 in numbers: its mode and why, entries, hits, misses, what it saved.",
+    "VERSION",
+    "    The version of this proxy.",
+];
+
+impl Session {
+    /// Questions wait for what was said before them, so that they tell of that, too.
+    pub(super) fn nearkey<R: Router>(
+        &mut self,
+        args: &[&[u8]],
+        reply: &mut Vec<u8>,
+        router: &mut R,
+    ) -> Verdict {
+        let sub = args.get(1).copied().unwrap_or(b"HELP");
+        match sub.to_ascii_uppercase().as_slice() {
+            b"INFO" => return answer_query(&Query::ProxyInfo, reply, router),
+            b"VERSION" => encode::bulk(reply, env!("CARGO_PKG_VERSION").as_bytes()),
+            b"HELP" => help(reply, HELP),
+            _ => match parse(sub, &args[2..]) {
+                Ok(_) if self.pending.owed() > 0 => return Verdict::Hold,
+                Ok(query) => return answer_query(&query, reply, router),
+                Err(text) => encode::error(reply, &text),
+            },
+        }
+        Verdict::Done
+    }
+}
+
+/// A question about L1, or an error in Redis's words.
+fn parse(sub: &[u8], args: &[&[u8]]) -> Result<Query, String> {
+    let arity = |name| Err(errors::wrong_arity(&format!("NEARKEY|{name}")));
+    match (sub.to_ascii_uppercase().as_slice(), args) {
+        (b"STATS", []) => Ok(Query::CacheStats),
+        (b"STATS", _) => arity("STATS"),
+        (b"KEY", [key]) => Ok(Query::CacheKey(key.to_vec())),
+        (b"KEY", _) => arity("KEY"),
+        (b"FLUSH", []) => Ok(Query::CacheFlush(None)),
+        (b"FLUSH", [pattern]) => Ok(Query::CacheFlush(Some(pattern.to_vec()))),
+        (b"FLUSH", _) => arity("FLUSH"),
+        (b"HOTKEYS", args) => parse_hotkeys(args),
+        _ => Err(errors::unknown_subcommand("NEARKEY", sub)),
+    }
+}
+
+fn parse_hotkeys(args: &[&[u8]]) -> Result<Query, String> {
+    let (mut by, mut count) = (By::Reads, DEFAULT_HOT);
+    let mut options = args.chunks_exact(2);
+    for option in &mut options {
+        let value = option[1];
+        match option[0].to_ascii_uppercase().as_slice() {
+            b"BY" => by = parse_by(value).ok_or(errors::SYNTAX)?,
+            b"COUNT" => {
+                let number = parse_int(value).ok_or(errors::NOT_AN_INTEGER)?;
+                let number = usize::try_from(number).ok().filter(|number| *number > 0);
+                count = number.ok_or(errors::COUNT_TOO_LOW)?.min(MAX_HOT);
+            }
+            _ => return Err(errors::SYNTAX.to_owned()),
+        }
+    }
+    match options.remainder() {
+        [] => Ok(Query::HotKeys { by, count }),
+        _ => Err(errors::SYNTAX.to_owned()),
+    }
+}
+
+fn parse_by(word: &[u8]) -> Option<By> {
+    match word.to_ascii_lowercase().as_slice() {
+        b"reads" => Some(By::Reads),
+        b"misses" => Some(By::Unanswered),
+        b"bytes" => Some(By::Bytes),
+        b"writes" => Some(By::Writes),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &str) -> Result<Query, String> {
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        parse(words[0], &words[1..])
+    }
+
+    #[test]
+    fn questions_have_options_in_any_order_and_case() {
+        let hot = |by, count| Ok(Query::HotKeys { by, count });
+        assert_eq!(parsed("hotkeys"), hot(By::Reads, DEFAULT_HOT));
+        assert_eq!(
+            parsed("HOTKEYS by MISSES"),
+            hot(By::Unanswered, DEFAULT_HOT)
+        );
+        assert_eq!(parsed("HOTKEYS COUNT 3 BY bytes"), hot(By::Bytes, 3));
+        assert_eq!(parsed("HOTKEYS COUNT 999999"), hot(By::Reads, MAX_HOT));
+        assert_eq!(parsed("stats"), Ok(Query::CacheStats));
+        assert_eq!(parsed("KEY a"), Ok(Query::CacheKey(b"a".to_vec())));
+        assert_eq!(parsed("FLUSH"), Ok(Query::CacheFlush(None)));
+        let pattern = Query::CacheFlush(Some(b"a*".to_vec()));
+        assert_eq!(parsed("FLUSH a*"), Ok(pattern));
+    }
+
+    #[test]
+    fn mistakes_are_told_in_the_words_of_redis() {
+        for (words, error) in [
+            (
+                "KEY",
+                "ERR wrong number of arguments for 'nearkey|key' command",
+            ),
+            (
+                "KEY a b",
+                "ERR wrong number of arguments for 'nearkey|key' command",
+            ),
+            (
+                "FLUSH a b",
+                "ERR wrong number of arguments for 'nearkey|flush' command",
+            ),
+            (
+                "STATS x",
+                "ERR wrong number of arguments for 'nearkey|stats' command",
+            ),
+            ("HOTKEYS BY", errors::SYNTAX),
+            ("HOTKEYS BY age", errors::SYNTAX),
+            ("HOTKEYS TOP 3", errors::SYNTAX),
+            ("HOTKEYS COUNT x", errors::NOT_AN_INTEGER),
+            ("HOTKEYS COUNT 0", errors::COUNT_TOO_LOW),
+            ("HOTKEYS COUNT -1", errors::COUNT_TOO_LOW),
+            ("NOPE", "ERR unknown subcommand 'NOPE'. Try NEARKEY HELP."),
+        ] {
+            assert_eq!(parsed(words), Err(error.to_owned()), "{words}");
+        }
+    }
+}
