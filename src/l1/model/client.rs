@@ -59,9 +59,7 @@ pub struct Judge {
     pub floors: BTreeMap<Key, Position>,
     pub lease: u64,
     pub max_age: u64,
-    /// Databases were exchanged by others.
-    pub swapped: bool,
-    /// Or by clients: several keys need not be of one moment.
+    /// Databases were exchanged: several keys need not be of one moment.
     pub mixed: bool,
     pub reads: u64,
 }

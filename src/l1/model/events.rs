@@ -297,7 +297,7 @@ fn foreign(world: &mut World, rng: &mut Rng) -> bool {
         6 => server.foreign(db, &["LPUSH", name]),
         _ => {
             server.foreign(db, &["SWAPDB", "0", "1"]);
-            (world.judge.swapped, world.judge.mixed) = (true, true);
+            world.judge.mixed = true;
         }
     }
     world.note(|_| format!("another, in {db}: {what} {name} {value} {life}"));

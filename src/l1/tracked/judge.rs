@@ -39,6 +39,7 @@ pub(super) fn judge(
         order,
         timed,
         untracked,
+        changed,
         held,
         ..
     } = pending;
@@ -71,7 +72,10 @@ pub(super) fn judge(
         timed,
         born: order.since,
         age: if why_not.is_some() { 0 } else { age },
-        life: life.and_then(|life| rest_of_life(l1, life, &reply)),
+        life: match life {
+            Some(_) if (changed || untracked) && l1.keeps(Rule::Expiry) => Some(0),
+            life => life.and_then(|life| rest_of_life(l1, life, &reply)),
+        },
         terms: order.terms,
     };
     let entry = Arc::new(Entry::new(&order.name, &reply, facts));
