@@ -1,14 +1,17 @@
 """Dozens of readers and writers through the proxy, past it and around it: no read may break what L1 promises."""
 
+import signal
 import time
 
 import pytest
 
 from conftest import DIRECT
-from harness.coherence import Checker, l1_settings, seconds
+from harness.coherence import STRINGS, Checker, Group, everything, l1_settings, seconds
 from harness.history import AGE, ERROR, FOREIGN, MS, NIL, OWN, Judge, Op
+from harness.ports import eventually
+from harness.resp import ReplyError
 from harness.slow_link import SlowLink
-from harness.stale_cache import StaleCache
+from harness.stale_cache import FAULTS, StaleCache
 
 
 class Lab:
@@ -32,6 +35,16 @@ class Lab:
         second = self.start_nearkey(self.server, tls=False, **patient, **l1_settings()) if other else None
         return Checker((self.proxy.host, self.proxy.port), place, self.directory / "run", metrics=self.proxy.metrics,
                        other=(second.host, second.port) if second else None, **check)
+
+    def kill_tracked(self):
+        rows = [row for row in self.server.clients() if "t" in row["flags"]]
+        for row in rows:
+            self.server.control("CLIENT", "KILL", "ID", row["id"])
+        self.killed = getattr(self, "killed", 0) + len(rows)
+
+    def signal_proxy(self, what):
+        if not DIRECT:
+            self.proxy.process.send_signal(what)
 
 
 @pytest.fixture
@@ -62,6 +75,125 @@ def test_nothing_is_read_that_an_honest_cache_could_not_have_given(lab):
     assert {"set", "px", "delete", "script", "exec", "rename", "getdel", "flushdb", "swapdb", "persist"} <= kinds, result.done
     # Others' writes are shown by their pushes, not by the lease.
     assert result.verdict.lag(0.99) < 50, str(result)
+
+
+
+def test_a_network_that_cuts_delays_and_falls_silent(lab):
+    # Delays are part of the way: twice 50 ms there and back.
+    check = lab.build(check={"round_trip": 0.4})
+    tracked, other = lab.link.tracked, lab.link.other
+    events = [
+        (1.0, lab.kill_tracked), (1.3, lab.kill_tracked),
+        (1.6, lambda: setattr(tracked, "reply_delay", 0.05)), (2.6, lambda: setattr(tracked, "reply_delay", 0)),
+        (2.8, lambda: setattr(other, "reply_delay", 0.03)), (3.4, lambda: setattr(other, "reply_delay", 0)),
+        # Longer than the lease: pushes are on their way and do not arrive.
+        (3.6, lambda: tracked.hold()), (5.6, lambda: tracked.hold(False)),
+        (6.0, lambda: lab.signal_proxy(signal.SIGSTOP)), (9.0, lambda: lab.signal_proxy(signal.SIGCONT)),
+        (9.6, lambda: (tracked.hold(), other.hold())), (11.1, lambda: (tracked.hold(False), other.hold(False))),
+        (11.5, lambda: lab.link.cut(tracked)), (12.0, lambda: lab.link.cut()),
+    ]
+    result = check.run(max(13, seconds(13)), events=events)
+    acquit(result, 20_000, hits=0.05)
+    if result.hits is not None:
+        assert lab.killed > 0
+
+
+def test_a_server_that_freezes_reloads_changes_roles_and_is_lost(lab, redis_server):
+    check = lab.build(args=["--repl-diskless-sync-delay", 0])
+    server = lab.server
+    replica = redis_server(tls=False, args=["--replicaof", f"127.0.0.1 {server.port}", "--repl-diskless-sync-delay", 0])
+    eventually(lambda: replica.info("replication")["master_link_status"] == "up")
+
+    def fail_over(there, back):
+        there.control("FAILOVER", "TO", "127.0.0.1", back.port)
+        eventually(lambda: there.info("replication")["role"] == "slave" and there.info("replication")["master_link_status"] == "up")
+
+    def lose():
+        server.stop()
+        # What DEBUG RELOAD had saved.
+        (server.directory / "dump.rdb").unlink(missing_ok=True)
+        server.start()
+
+    events = [
+        (1.0, server.freeze), (2.5, server.thaw), (3.0, lambda: server.control("DEBUG", "RELOAD")),
+        (3.5, lambda: server.control("DEBUG", "RELOAD")), (4.0, lambda: fail_over(server, replica)),
+        (5.0, lambda: fail_over(replica, server)), (7.0, replica.stop), (7.2, lose, True),
+    ]
+    # Whoever swaps databases must know what is in them, which no writer does after a loss.
+    groups = [group for group in everything() if "swapdb" not in group.kinds]
+    result = check.run(max(10, seconds(10)), groups, events)
+    acquit(result, 20_000, hits=0.05)
+    assert any("READONLY" in text for text in result.broken), result.broken
+    assert result.closed > 0 or result.errors, "the server was lost and nobody noticed"
+
+
+def test_keys_that_expire_beside_a_hundred_thousand_others(lab):
+    check = lab.build(link=False)
+    lab.server.control("EVAL", "for i = 1, 100000 do redis.call('SET', 'v:' .. i, 'x', 'PX', 3600000) end", 0)
+    group = Group((0,), {"px": 40, "expire": 20, "persist": 8, "set": 20}, rate=25)
+    result = check.run(seconds(4), [group, Group((1,), group.kinds, rate=25)])
+    acquit(result, 8000)
+    assert result.verdict.reads and any("PX" in kind or kind.startswith("px") for kind in result.done)
+
+
+def test_a_tracking_table_that_overflows(lab):
+    check = lab.build(link=False, args=["--tracking-table-max-keys", 10])
+    acquit(check.run(seconds(3)), 6000, hits=0.02)
+
+
+def test_a_server_that_evicts(lab):
+    check = lab.build(link=False, check={"evicts": True})
+    lab.server.control("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    lab.server.control("CONFIG", "SET", "maxmemory", int(lab.server.info("memory")["used_memory"]) + (12 << 20))
+
+    def fill(n):
+        return lambda: lab.server.control(
+            "EVAL", "for i = 1, 200 do redis.call('SET', 'f:' .. ARGV[1] .. ':' .. i, string.rep('x', 4096)) end", 0, n)
+
+    result = check.run(seconds(3), [Group((0,), STRINGS), Group((1,), STRINGS)], [(n / 20, fill(n)) for n in range(50)])
+    acquit(result, 6000, hits=0.02)
+    assert int(lab.server.info("stats")["evicted_keys"]) > 100
+
+
+def test_nobody_is_served_what_only_another_may_read(lab, redis_server, request, tmp_path):
+    server = redis_server(tls=False, password="admin-77")
+    server.control("ACL", "SETUSER", "alice", "reset", "on", ">alice-41", "~*", "+@all")
+    server.control("ACL", "SETUSER", "bob", "reset", "on", ">bob-93", "~other:*", "+@all")
+    place = ("127.0.0.1", server.port)
+    options = {"reader_options": {"user": "alice", "password": "alice-41"}, "forbidden": {"user": "bob", "password": "bob-93"}}
+    if DIRECT:
+        check = Checker(place, place, tmp_path / "run", **options)
+    else:
+        proxy = request.getfixturevalue("nearkey")(server, tls=False, upstream__auth="passthrough", upstream__max_connections=100,
+                                                   **l1_settings())
+        check = Checker((proxy.host, proxy.port), place, tmp_path / "run", metrics=proxy.metrics, **options)
+    result = check.run(seconds(3), [Group((0,), STRINGS), Group((1,), STRINGS)])
+    acquit(result, 6000, hits=0.1)
+    denied = sum(n for text, n in result.errors.items() if text.startswith("NOPERM"))
+    assert denied > 500 and denied == sum(result.errors.values()), result.errors
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_cache_with_a_fault_is_convicted(fault, redis_server, tmp_path):
+    server = redis_server(tls=False)
+    cache = StaleCache(server.port, fault)
+    try:
+        place = ("127.0.0.1", server.port)
+        doors = {"ignores writes of others": ("direct",), "ignores expiry": ("own", "direct"), "ignores the database": ("direct",)}
+        check = Checker(("127.0.0.1", cache.port), place, tmp_path / "run", readers=8, doors=(*doors.get(fault, ("own",)), "direct"),
+                        lease=0.3, special=0)
+        groups = [Group((db,), {"set": 10, "px": 10, "delete": 3}, keys=8, rate=20) for db in (0, 1)]
+        result = check.run(2, groups)
+    finally:
+        cache.close()
+    print(result)
+    wanted = {
+        "ignores writes of others": "staler than the bound", "ignores its own writes": "an acknowledged write of this proxy not seen",
+        "ignores expiry": "served past its expiry", "ignores the database": "never a value of this key",
+        "fills late": "an acknowledged write of this proxy not seen",
+    }
+    assert cache.hits > 100
+    assert wanted[fault] in result.verdict.counts, str(result)
 
 
 # The judge itself: made-up histories, each with one thing wrong.

@@ -88,7 +88,7 @@ class Reader:
         spec = self.spec
         self.buffer = b""
         try:
-            self.sock = socket.create_connection((spec["host"], spec["port"]), timeout=10)
+            self.sock = socket.create_connection((spec["host"], spec["port"]), timeout=1)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             auth = ["AUTH", spec["user"], spec["password"]] if spec.get("user") else []
             if spec["protocol"] == 3:

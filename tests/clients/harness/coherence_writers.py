@@ -278,6 +278,8 @@ class Writer(threading.Thread):
 
     def do_swapdb(self, door, key, _):
         """All keys of the two databases change places; the key list has them in equal order."""
+        if self.settling:
+            return  # what nobody knows would move
         first, second = sorted({self.db(k) for k in self.keys})
         inv, _, resp = door.ask(first, ("SWAPDB", first, second))
         bound = OWN if door.own else AGE
