@@ -12,11 +12,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .coherence_readers import read_notes
+from .coherence_readers import by_key, read_notes
 from .history import AGE, FOREIGN, MS, NEVER, OWN, Judge, Op
 from .nearkey import run as run_nearkey
 
 CLIENTS = Path(__file__).resolve().parents[1]
+
+# Reads of a run: what the judge can keep in mind.
+MOST = 6_000_000
 
 # Weights of what writers do.
 STRINGS = {"set": 30, "px": 14, "delete": 6, "script": 8, "undeclared": 1, "exec": 8, "mset": 5, "rename": 5, "getdel": 4,
@@ -95,6 +98,8 @@ class Checker:
     doors: tuple = ("own", "own", "other", "direct")
     reader_options: dict = field(default_factory=dict)
     forbidden: dict | None = None
+    # Reads a second: more would only take time from the writers.
+    pace: int = 70_000
     # Seconds after which nothing that was lost on the way can still run.
     settle: float = 2.5
 
@@ -106,7 +111,8 @@ class Checker:
         keys, writers = self._keys(groups)
         before, start = self._counters(), time.monotonic_ns() + 700 * MS
         end = start + int(seconds * 1e9)
-        common = {"keys": keys, "start": start, "end": end, "seed": self.seed, "settle": self.settle}
+        common = {"keys": keys, "start": start, "end": end, "seed": self.seed, "settle": self.settle,
+                  "pace": min(self.pace, MOST / seconds) / 2}
         processes, specs = [], self._readers(keys)
         for n in range(2):
             # Times of a connection are its process's: each reader stays in one.
@@ -191,9 +197,9 @@ class Checker:
         forbidden = [spec["id"] for spec in specs if spec.get("forbidden")]
         names = [f"{key['name']} of database {key['db']}" for key in keys]
         judge = Judge(ops, bounds, hazy=hazy, names=names, evicts=self.evicts, forbidden=forbidden)
-        reads, tallies = read_notes(self.directory / "writers"), []
+        notes, tallies = [read_notes(self.directory / "writers")], []
         for n in range(2):
-            reads += read_notes(self.directory / f"readers-{n}")
+            notes.append(read_notes(self.directory / f"readers-{n}"))
             tallies.append(json.loads((self.directory / f"readers-{n}.json").read_text()))
         after, errors = self._counters(), {}
         for tally in tallies:
@@ -201,7 +207,7 @@ class Checker:
                 errors[text] = errors.get(text, 0) + n
         # A proxy that was started anew counts from zero.
         gained = {w: after[w] - (before[w] if after[w] >= before[w] else 0) for w in after} if before and after else {}
-        verdict = judge.judge(reads)
+        verdict = judge.judge_keys(by_key(notes))
         return Result(verdict, gained.get("hits"), gained.get("misses"), verdict.reads, seconds,
                       sum(t["closed"] for t in tallies), sum(t["unanswered"] for t in tallies), errors, log["done"], log["broken"])
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from array import array
+from collections import deque
 
 from .history import DENIED, ERROR, NIL
 from .resp import encode
@@ -49,15 +50,29 @@ class Notes:
 
 
 def read_notes(path):
-    """The notes of a process, as tuples."""
-    columns = []
+    """The notes of a process."""
+    notes = Notes()
     with open(path, "rb") as file:
-        for t in TYPES:
-            n, column = array("q"), array(t)
+        for column in notes.columns:
+            n = array("q")
             n.fromfile(file, 1)
             column.fromfile(file, n[0])
-            columns.append(column)
-    return list(zip(*columns))
+    return notes
+
+
+def by_key(many):
+    """The reads of each key, from the notes of many processes; never all of them as tuples at once."""
+    rows = {}
+    for n, notes in enumerate(many):
+        for row, key in enumerate(notes.columns[3]):
+            rows.setdefault(key, array("q")).append(row * len(many) + n)
+    for key, packed in rows.items():
+        reads = []
+        for at in packed:
+            row, n = divmod(at, len(many))
+            a, b, conn, _, label = many[n].columns
+            reads.append((a[row], b[row], conn[row], key, label[row]))
+        yield key, reads
 
 
 class Requests:
@@ -168,8 +183,8 @@ class Reader:
         """Takes what has come; true when the pipeline is answered."""
         data = self.sock.recv(1 << 18)
         now = time.monotonic_ns()
-        if not data:
-            raise ConnectionError("closed")
+        if not data or self.asked is None:
+            raise ConnectionError("closed, or an answer to nothing")
         self.buffer = self.buffer + data if self.buffer else data
         items = ITEM.findall(self.buffer)
         asked = self.asked
@@ -206,7 +221,8 @@ def run(plan):
     selector, closed, ids = selectors.DefaultSelector(), list(readers), plan["next_id"]
     time.sleep(max(0, plan["start"] / 1e9 - time.monotonic()))
     end = plan["end"] / 1e9
-    retry, busy = 0.0, 0
+    retry, busy, idle, start = 0.0, 0, deque(), plan["start"] / 1e9
+    labels, pace = notes.columns[-1], plan["pace"]
     while (now := time.monotonic()) < end or (busy and now < end + 10):
         if closed and now < end and now >= retry:
             retry = now + 0.02
@@ -216,19 +232,23 @@ def run(plan):
                     selector.register(reader.sock, selectors.EVENT_READ, reader)
                     reader.ask()
                     busy += 1
-        for key, _ in selector.select(0.05):
+        while idle and len(labels) < (now - start) * pace and now < end:
+            idle.popleft().ask()
+            busy += 1
+        for key, _ in selector.select(0.001 if idle else 0.05):
             reader = key.data
             try:
                 if reader.handle_readable():
                     tally["slowest"] = max(tally["slowest"], time.monotonic() - reader.a / 1e9)
-                    if time.monotonic() < end:
-                        reader.ask()
-                    else:
-                        selector.unregister(reader.sock)
-                        busy -= 1
+                    busy -= 1
+                    reader.asked = None
+                    idle.append(reader)
             except OSError:
                 tally["closed"] += 1
-                busy -= 1
+                if reader.asked is None:
+                    idle.remove(reader)
+                else:
+                    busy -= 1
                 selector.unregister(reader.sock)
                 reader.close()
                 # A new connection has read nothing yet.

@@ -171,7 +171,11 @@ class Judge:
         by_key = {}
         for read in reads:
             by_key.setdefault(read[3], []).append(read)
-        for key, of_key in by_key.items():
+        return self.judge_keys(by_key.items())
+
+    def judge_keys(self, by_key):
+        """The same, where the reads are told apart by key already."""
+        for key, of_key in by_key:
             of_key.sort(key=lambda read: read[0])
             self._judge_key(key, KeyHistory(self.by_key.get(key, []), self.bounds, self.hazy.get(key, ())), of_key)
         return self.verdict
