@@ -196,7 +196,7 @@ def test_04_an_older_reply_that_arrives_last(stage):
     stage.direct("SET", "k", "old")
     stage.heat(reader, "k")
     stage.other.hold_replies = True
-    slow.send(encode("EVAL", "return redis.call('GET', KEYS[1])", 1, "k"))
+    slow.send(encode("EVAL_RO", "return redis.call('GET', KEYS[1])", 1, "k"))
     time.sleep(0.05)
     stage.direct("SET", "k", "new")
     if not stage.has_l1:
@@ -233,7 +233,7 @@ def test_06_a_read_is_not_older_than_what_the_pipeline_read_before_it(stage, pro
         stage.direct("SET", "cold", "of the pipeline")
         stage.heat(raw, key)
         stage.other.hold_requests = stage.tracked.hold_requests = True
-        raw.send(encode("GET", f"cold:{n}") + encode("EVAL", "return redis.call('GET', KEYS[1])", 1, key) + encode("GET", key))
+        raw.send(encode("GET", f"cold:{n}") + encode("EVAL_RO", "return redis.call('GET', KEYS[1])", 1, key) + encode("GET", key))
         time.sleep(0.03)
         stage.direct("SET", key, "new")
         stage.other.hold_requests = stage.tracked.hold_requests = False

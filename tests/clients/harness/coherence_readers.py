@@ -20,8 +20,10 @@ from .resp import encode
 # One item of an answer: a value and its label, a missing key, or an error. What surrounds items is skipped.
 ITEM = re.compile(rb"\$\d+\r\n\d+\.\d+\.(\d+)\.x*\r\n|(\$-1\r\n|_\r\n|\*0\r\n|%0\r\n)|-([^\r\n]*)\r\n")
 
+# EVAL_RO: what may write empties L1 of everything.
 GET_SCRIPT = "return redis.call('GET', KEYS[1])"
-HGET_SCRIPT = "return redis.call('HGET', KEYS[1], 'f')"
+H# EVAL_RO: what may write empties L1 of everything.
+GET_SCRIPT = "return redis.call('HGET', KEYS[1], 'f')"
 
 FIELDS = ("a", "b", "conn", "key", "label")
 TYPES = "qqiiq"
@@ -82,11 +84,11 @@ class Requests:
         name = key["name"]
         if key["kind"] == "hash":
             self.plain = [encode("HGET", name, "f"), encode("HGETALL", name)]
-            self.script = encode("EVAL", HGET_SCRIPT, 1, name)
+            self.script = encode("EVAL_RO", HGET_SCRIPT, 1, name)
             self.block = encode("MULTI") + encode("HGET", name, "f") + encode("EXEC")
         else:
             self.plain = [encode("GET", name)]
-            self.script = encode("EVAL", GET_SCRIPT, 1, name)
+            self.script = encode("EVAL_RO", GET_SCRIPT, 1, name)
             self.block = encode("MULTI") + encode("GET", name) + encode("EXEC")
 
 
