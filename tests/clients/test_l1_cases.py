@@ -548,11 +548,13 @@ def test_23_every_fill_is_tracked_whatever_goes_beside_it(stage):
                 raw.command("GET", key)
 
     threads = [threading.Thread(target=talk, args=(raw, n)) for n, raw in enumerate(raws)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     with stage.hits(100):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for _ in range(4):
+            assert [raws[0].command("GET", key) for key in keys] == [b"old"] * len(keys)
     for key in keys:
         stage.server.control("SET", key, "new")
     time.sleep(0.2)

@@ -20,12 +20,11 @@ from .resp import encode
 # One item of an answer: a value and its label, a missing key, or an error. What surrounds items is skipped.
 ITEM = re.compile(rb"\$\d+\r\n\d+\.\d+\.(\d+)\.x*\r\n|(\$-1\r\n|_\r\n|\*0\r\n|%0\r\n)|-([^\r\n]*)\r\n")
 
-# EVAL_RO: what may write empties L1 of everything.
+# Run by EVAL_RO: a script that may write empties L1 of everything.
 GET_SCRIPT = "return redis.call('GET', KEYS[1])"
-H# EVAL_RO: what may write empties L1 of everything.
-GET_SCRIPT = "return redis.call('HGET', KEYS[1], 'f')"
+HGET_SCRIPT = "return redis.call('HGET', KEYS[1], 'f')"
 
-FIELDS = ("a", "b", "conn", "key", "label")
+# Columns of notes: asked, answered, connection, key, label.
 TYPES = "qqiiq"
 
 

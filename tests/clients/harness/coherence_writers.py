@@ -98,6 +98,8 @@ class Writer(threading.Thread):
     def run(self):
         end = self.plan["end"] / 1e9
         time.sleep(max(0, self.plan["start"] / 1e9 - time.monotonic()))
+        for key in self.keys:
+            self.attempt("set", self.direct, key, key)
         kinds, weights = zip(*self.spec["kinds"].items())
         while time.monotonic() < end:
             if self.settling and self.settling[0][0] < time.monotonic():
