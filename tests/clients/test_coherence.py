@@ -67,7 +67,7 @@ def acquit(result, reads, hits=0.2):
 
 def test_nothing_is_read_that_an_honest_cache_could_not_have_given(lab):
     check = lab.build(link=False)
-    length = seconds(8)
+    length = seconds(5)
     result = check.run(length)
     acquit(result, 2000 * length)
     assert not result.errors and not result.closed and not result.broken, str(result)
@@ -83,17 +83,17 @@ def test_a_network_that_cuts_delays_and_falls_silent(lab):
     check = lab.build(check={"round_trip": 0.4})
     tracked, other = lab.link.tracked, lab.link.other
     events = [
-        (1.0, lab.kill_tracked), (1.3, lab.kill_tracked),
-        (1.6, lambda: setattr(tracked, "reply_delay", 0.05)), (2.6, lambda: setattr(tracked, "reply_delay", 0)),
-        (2.8, lambda: setattr(other, "reply_delay", 0.03)), (3.4, lambda: setattr(other, "reply_delay", 0)),
+        (0.5, lab.kill_tracked), (0.8, lab.kill_tracked),
+        (0.9, lambda: setattr(tracked, "reply_delay", 0.05)), (1.5, lambda: setattr(tracked, "reply_delay", 0)),
+        (1.6, lambda: setattr(other, "reply_delay", 0.03)), (2.0, lambda: setattr(other, "reply_delay", 0)),
         # Longer than the lease: pushes are on their way and do not arrive.
-        (3.6, lambda: tracked.hold()), (5.6, lambda: tracked.hold(False)),
-        (6.0, lambda: lab.signal_proxy(signal.SIGSTOP)), (9.0, lambda: lab.signal_proxy(signal.SIGCONT)),
-        (9.6, lambda: (tracked.hold(), other.hold())), (11.1, lambda: (tracked.hold(False), other.hold(False))),
-        (11.5, lambda: lab.link.cut(tracked)), (12.0, lambda: lab.link.cut()),
+        (2.1, lambda: tracked.hold()), (3.9, lambda: tracked.hold(False)),
+        (4.1, lambda: lab.signal_proxy(signal.SIGSTOP)), (7.1, lambda: lab.signal_proxy(signal.SIGCONT)),
+        (7.4, lambda: (tracked.hold(), other.hold())), (8.6, lambda: (tracked.hold(False), other.hold(False))),
+        (8.9, lambda: lab.link.cut(tracked)), (9.3, lambda: lab.link.cut()),
     ]
-    result = check.run(max(13, seconds(13)), events=events)
-    acquit(result, 20_000, hits=0.05)
+    result = check.run(max(10, seconds(10)), events=events)
+    acquit(result, 10_000, hits=0.05)
     if result.hits is not None:
         assert lab.killed > 0
 
@@ -115,14 +115,14 @@ def test_a_server_that_freezes_reloads_changes_roles_and_is_lost(lab, redis_serv
         server.start()
 
     events = [
-        (1.0, server.freeze), (2.5, server.thaw), (3.0, lambda: server.control("DEBUG", "RELOAD")),
-        (3.5, lambda: server.control("DEBUG", "RELOAD")), (4.0, lambda: fail_over(server, replica)),
-        (5.0, lambda: fail_over(replica, server)), (7.0, replica.stop), (7.2, lose, True),
+        (0.7, server.freeze), (2.2, server.thaw), (2.5, lambda: server.control("DEBUG", "RELOAD")),
+        (2.9, lambda: server.control("DEBUG", "RELOAD")), (3.3, lambda: fail_over(server, replica)),
+        (4.2, lambda: fail_over(replica, server)), (6.0, replica.stop), (6.2, lose, True),
     ]
     # Whoever swaps databases must know what is in them, which no writer does after a loss.
     groups = [group for group in everything() if "swapdb" not in group.kinds]
-    result = check.run(max(10, seconds(10)), groups, events)
-    acquit(result, 20_000, hits=0.05)
+    result = check.run(max(8, seconds(8)), groups, events)
+    acquit(result, 10_000, hits=0.05)
     assert any("READONLY" in text for text in result.broken), result.broken
     assert result.closed > 0 or result.errors, "the server was lost and nobody noticed"
 
@@ -131,14 +131,14 @@ def test_keys_that_expire_beside_a_hundred_thousand_others(lab):
     check = lab.build(link=False)
     lab.server.control("EVAL", "for i = 1, 100000 do redis.call('SET', 'v:' .. i, 'x', 'PX', 3600000) end", 0)
     group = Group((0,), {"px": 40, "expire": 20, "persist": 8, "set": 20}, rate=25)
-    result = check.run(seconds(4), [group, Group((1,), group.kinds, rate=25)])
-    acquit(result, 8000)
-    assert result.verdict.reads and any("PX" in kind or kind.startswith("px") for kind in result.done)
+    result = check.run(seconds(3), [group, Group((1,), group.kinds, rate=25)])
+    acquit(result, 6000)
+    assert any(kind.startswith("px") for kind in result.done), result.done
 
 
 def test_a_tracking_table_that_overflows(lab):
     check = lab.build(link=False, args=["--tracking-table-max-keys", 10])
-    acquit(check.run(seconds(3)), 6000, hits=0.02)
+    acquit(check.run(seconds(2)), 4000, hits=0.002)
 
 
 def test_a_server_that_evicts(lab):
@@ -179,11 +179,12 @@ def test_a_cache_with_a_fault_is_convicted(fault, redis_server, tmp_path):
     cache = StaleCache(server.port, fault)
     try:
         place = ("127.0.0.1", server.port)
-        doors = {"ignores writes of others": ("direct",), "ignores expiry": ("own", "direct"), "ignores the database": ("direct",)}
+        doors = {"ignores writes of others": ("direct",), "ignores expiry": ("own", "direct"), "ignores the database": ("direct",),
+                 "fills late": ("own", "own", "own")}
         check = Checker(("127.0.0.1", cache.port), place, tmp_path / "run", readers=8, doors=(*doors.get(fault, ("own",)), "direct"),
                         lease=0.3, special=0)
-        groups = [Group((db,), {"set": 10, "px": 10, "delete": 3}, keys=8, rate=20) for db in (0, 1)]
-        result = check.run(2, groups)
+        groups = [Group((db,), {"set": 10, "px": 10, "delete": 3}, keys=8, rate=60 if fault == "fills late" else 20) for db in (0, 1)]
+        result = check.run(1.5, groups)
     finally:
         cache.close()
     print(result)

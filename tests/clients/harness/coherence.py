@@ -111,7 +111,7 @@ class Checker:
         self.directory = Path(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         keys, writers = self._keys(groups)
-        before, start = self._counters(), time.monotonic_ns() + 700 * MS
+        before, start = self._counters(), time.monotonic_ns() + 400 * MS
         end = start + int(seconds * 1e9)
         common = {"keys": keys, "start": start, "end": end, "seed": self.seed, "settle": self.settle,
                   "pace": min(self.pace, MOST / seconds) / 2}
