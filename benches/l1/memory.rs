@@ -1,6 +1,7 @@
 //! Memory really used, beside the bound.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::world::World;
 
@@ -29,6 +30,41 @@ pub fn run() {
             println!("| {bound} | {value} | failed |");
         }
     }
+}
+
+/// How often the store's thread has gone to sleep so far.
+fn sleeps() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let folders = tasks.flatten().map(|task| task.path());
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let stores = folders.filter(|task| read(task.join("comm")).trim() == "l1-store");
+    let counts = stores.filter_map(|task| {
+        let status = read(task.join("status"));
+        let line = status.lines().find(|line| line.starts_with("voluntary"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+/// What the store's thread does while nobody reads.
+pub fn idle() {
+    let mut world = World::new(64 << 20, 100);
+    world.threshold = Some(0);
+    for id in 0..10_000 {
+        world.read(id);
+    }
+    let wakes = |world: &World| {
+        world.store.settle();
+        // It rests once more after work.
+        std::thread::sleep(Duration::from_millis(100));
+        let before = sleeps();
+        std::thread::sleep(Duration::from_secs(5));
+        sleeps() - before
+    };
+    let full = wakes(&world);
+    world.store.flush(None);
+    let empty = wakes(&world);
+    println!("\nThe thread woke {full} times in 5 s with 10,000 entries, {empty} times with none");
 }
 
 /// One case: the bound in MiB and the length of values.

@@ -42,8 +42,9 @@ impl Reader {
                 return Poll::Pending;
             };
             // Who joined the fetch may have asked when the key had expired.
-            let answer =
-                answer.filter(|entry| !entry.reply().is_empty() && !entry.is_dead(asking.now));
+            let answer = answer.filter(|entry| {
+                !entry.reply().is_empty() && !entry.is_dead(asking.now) && entry.answers(read)
+            });
             if let Some(entry) = &answer {
                 render(entry, read.protocol, out);
                 self.stats.counters.l1_fetched.add(1);

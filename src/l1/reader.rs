@@ -255,18 +255,18 @@ impl Reader {
         self.stats.counters.l1_hit_bytes.add(bytes as u64);
     }
 
-    /// What became of a read whose reply is not known.
-    fn note(&self, read: &Read<'_>, what: Event) {
-        let bytes = read.args.len();
-        self.hot.note(read.key, read.key_hash, what, bytes);
-    }
-
     /// Lets go what is no longer good and would stay in front of the store for want of readers.
     pub fn tidy(&self) {
         let mut front = self.front.borrow_mut();
         if front.bytes() > 0 {
             front.sweep(|entry| self.l1.stands(entry));
         }
+    }
+
+    /// What became of a read whose reply is not known.
+    fn note(&self, read: &Read<'_>, what: Event) {
+        let bytes = read.args.len();
+        self.hot.note(read.key, read.key_hash, what, bytes);
     }
 
     fn find(&self, read: &Read<'_>) -> Option<Arc<Entry>> {

@@ -59,8 +59,8 @@ pub struct Judge {
     pub floors: BTreeMap<Key, Position>,
     pub lease: u64,
     pub max_age: u64,
-    /// Databases were exchanged by others: several keys need not be of one moment.
-    pub swapped: bool,
+    /// Databases were exchanged: several keys need not be of one moment.
+    pub mixed: bool,
     pub reads: u64,
 }
 
@@ -136,7 +136,7 @@ impl Client {
                     let seen = Seen::Element(text(value).ok_or_else(order)?);
                     all.push(self.saw(record, key, &seen, truth, judge)?);
                 }
-                match judge.swapped || together(&all) {
+                match judge.mixed || together(&all) {
                     true => Ok(()),
                     false => Err((Wrong::Mixed, format!("{keys:?}: {all:?}"))),
                 }

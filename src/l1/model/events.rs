@@ -5,7 +5,7 @@ use super::link::Link;
 use super::rng::Rng;
 use super::server::DATABASES;
 use super::truth::{Fault, Key};
-use super::world::{KEYS, World};
+use super::world::{KEYS, Mood, World};
 
 /// What can happen, and how often of all.
 const EVENTS: [(&str, usize); 17] = [
@@ -41,6 +41,10 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
     let weights = EVENTS.map(|(_, weight)| weight);
     let (event, _) = EVENTS[rng.weighted(&weights)];
     world.pass(rng.below(30) as u64);
+    let storm = match world.setting.mood {
+        Mood::Stormy => 3,
+        _ => 1,
+    };
     let happened = match event {
         "a client speaks" => return speak(world, rng),
         "a session looks again" => {
@@ -77,7 +81,7 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
         "a connection is lost" => {
             let at = rng.below(world.lanes.len().max(1));
             let lane = world.lanes.get(at);
-            let any = lane.is_some_and(|lane| lane.link.is_some()) && rng.percent(30);
+            let any = lane.is_some_and(|lane| lane.link.is_some()) && rng.percent(30 * storm);
             if any {
                 world.lose_lane(at)?;
             }
@@ -85,9 +89,10 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
         }
         "a tracked connection is lost" => {
             let at = rng.below(world.tracks.len());
-            let any = world.tracks[at].link.is_some() && rng.percent(40);
+            let any = world.tracks[at].link.is_some() && rng.percent(30 * storm);
             if any {
                 world.lose_track(at);
+                foreign(world, rng); // what nobody is told of
             }
             any
         }
@@ -122,6 +127,17 @@ fn link(world: &mut World, wire: Wire) -> Option<&mut Link> {
     }
 }
 
+/// One of these, or none if that one is slow in this world.
+fn choose(world: &World, rng: &mut Rng, wires: &[Wire]) -> Option<Wire> {
+    let wire = *wires.get(rng.below(wires.len().max(1)))?;
+    let slow = match wire {
+        Wire::Track(_) => world.setting.mood == Mood::LatePushes,
+        Wire::Lane(_) => world.setting.mood == Mood::LateReplies,
+        Wire::Zombie(_) => true,
+    };
+    (!slow || rng.percent(30)).then_some(wire)
+}
+
 /// Often all of it, else a part.
 fn part(rng: &mut Rng, all: usize) -> usize {
     match rng.percent(70) {
@@ -133,10 +149,9 @@ fn part(rng: &mut Rng, all: usize) -> usize {
 fn serve(world: &mut World, rng: &mut Rng) -> bool {
     let mut wires = wires(world);
     wires.retain(|wire| link(world, *wire).is_some_and(|link| link.up() > 0));
-    if wires.is_empty() {
+    let Some(wire) = choose(world, rng, &wires) else {
         return false;
-    }
-    let wire = wires[rng.below(wires.len())];
+    };
     if let Wire::Zombie(at) = wire
         && rng.percent(20)
     {
@@ -171,17 +186,26 @@ fn receive(world: &mut World, rng: &mut Rng) -> Result<bool, Fault> {
         };
         let n = link.map_or(0, |link| link.down(server));
         if n > 0 {
-            down.push((wire, n));
+            down.push(wire);
         }
     }
-    if down.is_empty() {
-        return Ok(false);
-    }
-    let (wire, n) = down[rng.below(down.len())];
-    match wire {
-        Wire::Lane(at) => world.receive(at, part(rng, n))?,
-        Wire::Track(at) => world.hear(at, part(rng, n))?,
-        Wire::Zombie(_) => {}
+    let server = &world.server;
+    match choose(world, rng, &down) {
+        Some(Wire::Lane(at)) => {
+            let n = world.lanes[at]
+                .link
+                .as_ref()
+                .map_or(0, |link| link.down(server));
+            world.receive(at, part(rng, n))?;
+        }
+        Some(Wire::Track(at)) => {
+            let n = world.tracks[at]
+                .link
+                .as_ref()
+                .map_or(0, |link| link.down(server));
+            world.hear(at, part(rng, n))?;
+        }
+        Some(Wire::Zombie(_)) | None => return Ok(false),
     }
     Ok(true)
 }
@@ -206,6 +230,9 @@ fn silence(world: &mut World, rng: &mut Rng, silent: bool) -> bool {
     match link(world, wire) {
         Some(link) if link.silent != silent && !spared => {
             link.silent = silent;
+            if silent {
+                foreign(world, rng); // what is not heard of
+            }
             true
         }
         _ => false,
@@ -270,7 +297,7 @@ fn foreign(world: &mut World, rng: &mut Rng) -> bool {
         6 => server.foreign(db, &["LPUSH", name]),
         _ => {
             server.foreign(db, &["SWAPDB", "0", "1"]);
-            world.judge.swapped = true;
+            world.judge.mixed = true;
         }
     }
     world.note(|_| format!("another, in {db}: {what} {name} {value} {life}"));
@@ -292,7 +319,7 @@ fn speak(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
     if room == 0 {
         return Ok(());
     }
-    let commands = match client.pipelines && rng.percent(60) {
+    let commands = match client.pipelines && rng.percent(25) {
         true => 1 + rng.below(room.min(4)),
         false => 1,
     };
@@ -342,6 +369,7 @@ fn command(world: &mut World, rng: &mut Rng, who: usize) {
             let keys = all(0).into_iter().chain(all(1)).collect();
             world.say(who, write(keys), &["SWAPDB", "0", "1"]);
             world.count("a client swaps databases");
+            world.judge.mixed = true;
         }
         9 => transaction(world, rng, who),
         10 => world.say(who, Ask::Fixed("PONG"), &["PING"]),

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::rng::Rng;
-use self::truth::Fault;
-use self::world::{Setting, World};
+use self::truth::{Fault, Wrong};
+use self::world::{Mood, Setting, World};
 use super::Rule;
 use crate::commands::CommandTable;
 
@@ -39,8 +39,14 @@ fn run(table: &Arc<CommandTable>, seed: u64, rule: Option<Rule>) -> Outcome {
     let setting = Setting {
         table: table.clone(),
         rule,
-        swaps: seed % 8 == 7,
+        swaps: seed % 16 == 9,
         stops_mono: seed % 2 == 0,
+        mood: [
+            Mood::Even,
+            Mood::LatePushes,
+            Mood::LateReplies,
+            Mood::Stormy,
+        ][(seed / 2 % 4) as usize],
     };
     let mut world = World::new(setting);
     let mut outcome = Outcome {
@@ -121,4 +127,42 @@ fn no_reply_is_wrong_while_all_rules_are_kept() {
     }
     let of = |name| counts.get(name).copied().unwrap_or(0);
     assert!(of("hits") * 5 >= of("reads asked of L1"), "too few hits");
+}
+
+/// All rules, and what goes wrong first without them; nothing where another rule covers it.
+const WITHOUT: [(Rule, &[Wrong]); 13] = [
+    (Rule::Stamps, &[]),
+    (Rule::Pushes, &[]),
+    (Rule::NullPushes, &[]),
+    (Rule::SentWrites, &[]),
+    (Rule::AnsweredWrites, &[]),
+    (Rule::UnknownWrites, &[]),
+    (Rule::StrictPipeline, &[]),
+    (Rule::VersionedJoin, &[]),
+    (Rule::Shown, &[]),
+    (Rule::Lease, &[]),
+    (Rule::LostLink, &[]),
+    (Rule::Expiry, &[]),
+    (Rule::Scope, &[]),
+];
+
+#[test]
+fn each_rule_left_out_is_convicted() {
+    let table = table();
+    let all = seeds(300);
+    for (rule, _) in WITHOUT {
+        let (mut failed, mut kinds) = (0, BTreeMap::new());
+        for seed in 0..all {
+            if let Some((wrong, text)) = run(&table, seed, Some(rule)).fault {
+                failed += 1;
+                let known = kinds.entry(wrong).or_insert((0, seed, text));
+                known.0 += 1;
+            }
+        }
+        let kinds: Vec<_> = kinds
+            .iter()
+            .map(|(w, (n, seed, _))| format!("{w:?} {n} (seed {seed})"))
+            .collect();
+        println!("{rule:?}: {failed} of {all}: {kinds:?}");
+    }
 }

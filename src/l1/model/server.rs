@@ -45,6 +45,8 @@ pub struct Server {
     /// Whose command is being executed, and the pushes that follow its reply.
     current: Option<usize>,
     after: Vec<u8>,
+    /// Databases were exchanged, and nobody of the proxy was told.
+    pub swapped: bool,
     /// What it has executed, where somebody wants to know.
     pub log: Option<Vec<String>>,
 }
@@ -59,6 +61,7 @@ impl Server {
             conns: Vec::new(),
             current: None,
             after: Vec::new(),
+            swapped: false,
             log: None,
         }
     }
@@ -231,7 +234,9 @@ impl Server {
                 encode::simple(out, "OK");
             }
             ["SWAPDB", ..] => {
-                self.swap(foreign);
+                let unheard = self.current.is_some_and(|conn| !self.conns[conn].alive);
+                self.swapped |= foreign || unheard;
+                self.swap(foreign || unheard);
                 encode::simple(out, "OK");
             }
             _ => encode::error(out, format!("ERR unknown command {text:?}")),

@@ -35,6 +35,19 @@ const LOST: &str = "LOST";
 /// For how long a command is waited for.
 const PATIENCE: u64 = 2_000_000;
 
+/// What is slow or fails more often than the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Nothing.
+    Even,
+    /// The tracked connections are slow.
+    LatePushes,
+    /// The shared connections are slow.
+    LateReplies,
+    /// Connections break and fall silent.
+    Stormy,
+}
+
 /// What does not change while a world lives.
 #[derive(Debug)]
 pub struct Setting {
@@ -42,6 +55,8 @@ pub struct Setting {
     pub rule: Option<Rule>,
     /// Others may exchange databases, of which nobody is told.
     pub swaps: bool,
+    /// What is slow or fails more often than the rest.
+    pub mood: Mood,
     /// A frozen machine's monotonic clock stands still; else its wall clock is set back.
     pub stops_mono: bool,
 }
@@ -95,7 +110,7 @@ impl World {
             floors: BTreeMap::new(),
             lease: micros(config.lease),
             max_age: micros(config.max_age),
-            swapped: false,
+            mixed: false,
             reads: 0,
         };
         let l1 = L1::without(config, &setting.table, setting.rule);
@@ -206,6 +221,7 @@ impl World {
             settings: &self.settings,
             table: &self.setting.table,
             counters: &self.stats.counters,
+            hot: None,
             l1: Some(&self.l1),
             hot: None,
         };
@@ -313,8 +329,13 @@ impl World {
         let mut late = Vec::new();
         for lane in &mut self.lanes {
             for run in lane.pipe.iter_mut() {
-                let is_late = self.now.mono.saturating_sub(run.since) > PATIENCE;
-                if is_late && let Some(owner) = run.owner.take() {
+                // An exchange of databases that nobody waits for is like one by others.
+                let is_late = self.now.mono.saturating_sub(run.since) > PATIENCE
+                    && !run.terms.touched.is_everything();
+                if !is_late {
+                    break;
+                }
+                if let Some(owner) = run.owner.take() {
                     late.push(Run {
                         owner: Some(owner),
                         terms: run.terms.clone(),
@@ -460,7 +481,7 @@ impl World {
             }
         }
         self.settle()?;
-        if self.judge.swapped {
+        if self.server.swapped {
             return Ok(());
         }
         for entry in self.l1.store.iter() {

@@ -45,6 +45,7 @@ pub(super) fn judge(
         order,
         timed,
         untracked,
+        changed,
         held,
         ..
     } = pending;
@@ -76,7 +77,10 @@ pub(super) fn judge(
         timed,
         born: order.since,
         age: if why_not.is_some() { 0 } else { age },
-        life: life.and_then(|life| rest_of_life(l1, life, &reply)),
+        life: match life {
+            Some(_) if (changed || untracked) && l1.keeps(Rule::Expiry) => Some(0),
+            life => life.and_then(|life| rest_of_life(l1, life, &reply)),
+        },
         terms: order.terms,
         unfit,
         waste: order.waste,

@@ -84,6 +84,8 @@ struct Pending {
     part: Part,
     /// The server has not agreed to push.
     untracked: bool,
+    /// The key has changed between the read and PTTL, which may speak of another value.
+    changed: bool,
     held: Held,
     /// Whoever waited has been told that there is no answer.
     is_given_up: bool,
@@ -144,6 +146,7 @@ impl Tracked {
             timed,
             part: if timed { Part::Value } else { Part::Caching },
             untracked: false,
+            changed: false,
             held: Held::Large,
             is_given_up: false,
         })));
@@ -251,9 +254,16 @@ impl Tracked {
         }
     }
 
-    fn handle_push(&self, frame: Option<&[u8]>) {
+    fn handle_push(&mut self, frame: Option<&[u8]>) {
         let (l1, counters) = (&self.l1, &self.stats.counters);
+        let mut read = match self.sent.front_mut() {
+            Some(Sent::Order(pending)) if matches!(pending.part, Part::Life) => Some(pending),
+            _ => None,
+        };
         let touch = |key: &[u8]| {
+            if let Some(pending) = &mut read {
+                pending.changed |= pending.order.name.key() == key;
+            }
             if l1.keeps(Rule::Pushes) {
                 l1.stamps.touch(l1.stamps.place(l1.stamps.hash(key)));
             }
@@ -264,6 +274,9 @@ impl Tracked {
             Invalidated::Nothing => return,
             Invalidated::Keys(keys) => counters.l1_pushed_keys.add(keys),
             Invalidated::Everything => {
+                if let Some(pending) = &mut read {
+                    pending.changed = true;
+                }
                 if l1.keeps(Rule::NullPushes) {
                     l1.stamps.touch_all();
                 }

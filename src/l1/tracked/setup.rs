@@ -224,6 +224,7 @@ fn refused(what: &str, error: &[u8]) -> Verdict {
         "BUSY",
         "CLUSTERDOWN",
         "OOM",
+        "NOREPLICAS",
         "MISCONF",
     ]
     .iter()

@@ -126,6 +126,7 @@ impl<'a> Serving<'a> {
             let now = self.now();
             self.conn.used.set(now.mono);
             self.with(|tracked| tracked.ping(now));
+            self.conn.wake.notify_one(); // the clock must be looked at for its answer
         }
         loop {
             if let Err(e) = self.poll_write(cx) {
@@ -200,6 +201,15 @@ impl<'a> Serving<'a> {
         let waiting = self.with(|tracked| tracked.expire(now, lease)).flatten();
         self.tell();
         let since = |mono: u64| Duration::from_micros(now.mono.saturating_sub(mono));
+        let mut next = Duration::from_secs(3600);
+        if let Some(until) = self.until {
+            // However busy it is, or it would never come to that.
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Ended::Stale);
+            }
+            next = left;
+        }
         let owed = self.with(|tracked| tracked.owed_since()).flatten();
         if let Some(owed) = owed {
             let patience = (lease * PATIENCE).max(MIN_PATIENCE);
@@ -207,18 +217,11 @@ impl<'a> Serving<'a> {
             if left.is_zero() {
                 return Err(Ended::Lost(format!("no reply for {patience:?}")));
             }
-            let next = waiting.map_or(left, |oldest| {
-                left.min(lease.saturating_sub(since(oldest.mono)))
-            });
-            return Ok(next.max(MIN_CHECK));
-        }
-        let mut next = Duration::from_secs(3600);
-        if let Some(until) = self.until {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Ended::Stale);
-            }
             next = next.min(left);
+            if let Some(oldest) = waiting {
+                next = next.min(lease.saturating_sub(since(oldest.mono)));
+            }
+            return Ok(next.max(MIN_CHECK));
         }
         if !config.idle_timeout.is_zero() {
             let unused = since(self.conn.used.get());

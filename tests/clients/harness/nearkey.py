@@ -49,7 +49,7 @@ class Nearkey:
     """
 
     def __init__(self, upstream, directory, *, args=(), listen=None, workers=None, admin=True, log_format="json", wait=True,
-                 env=None, **settings):
+                 env=None, program=None, **settings):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.host, self.port = listen or ("127.0.0.1", free_port())
@@ -57,7 +57,7 @@ class Nearkey:
         self.log_path = self.directory / "nearkey.log"
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         command = [
-            binary(), "--listen", address, "--workers", str(workers or WORKERS), "--log-format", log_format,
+            program or binary(), "--listen", address, "--workers", str(workers or WORKERS), "--log-format", log_format,
             "--admin", "off" if self.admin_port is None else f"127.0.0.1:{self.admin_port}",
         ]
         if upstream:
