@@ -223,7 +223,6 @@ impl World {
             counters: &self.stats.counters,
             hot: None,
             l1: Some(&self.l1),
-            hot: None,
         };
         let session = &mut client.session;
         let fed = session.feed(&client.input, &mut client.out, &env, &mut route);
