@@ -1,7 +1,6 @@
 """Dozens of readers and writers through the proxy, past it and around it: no read may break what L1 promises."""
 
 import signal
-import time
 
 import pytest
 
@@ -9,7 +8,6 @@ from conftest import DIRECT
 from harness.coherence import STRINGS, Checker, Group, everything, l1_settings, seconds
 from harness.history import AGE, ERROR, FOREIGN, MS, NIL, OWN, Judge, Op
 from harness.ports import eventually
-from harness.resp import ReplyError
 from harness.slow_link import SlowLink
 from harness.stale_cache import FAULTS, StaleCache
 
