@@ -166,6 +166,7 @@ def test_02_fills_beside_pushes_leave_nothing_old(stage):
             for version in range(1, 6):
                 for key in keys:
                     stage.server.control("SET", key, version)
+                time.sleep(0.15)
     finally:
         stop.set()
         for reader in readers:

@@ -190,10 +190,10 @@ class Checker:
     def _judge(self, keys, specs, losses, seconds, before):
         log = json.loads((self.directory / "writers.json").read_text())
         ops = [Op(key, label, inv, resp, bound, what, life and tuple(life)) for key, label, inv, resp, bound, what, life in log["ops"]]
-        ops = with_losses(ops, losses, len(keys))
         hazy = {}
         for key, since, until in log["hazy"]:
             hazy.setdefault(key, []).append((since, until if until is not None else NEVER))
+        ops = with_losses(ops, losses, len(keys), hazy)
         foreign = int((self.lease + self.round_trip) * 1e9)
         bounds = {OWN: 0, FOREIGN: foreign, AGE: int((self.max_age + self.round_trip) * 1e9)}
         forbidden = [spec["id"] for spec in specs if spec.get("forbidden")]
@@ -214,8 +214,9 @@ class Checker:
                       sum(t["closed"] for t in tallies), sum(t["unanswered"] for t in tallies), errors, log["done"], log["broken"])
 
 
-def with_losses(ops, losses, keys):
-    """Adds what a crash of the server does: everything is gone that was acknowledged before it was up again."""
+def with_losses(ops, losses, keys, hazy):
+    """Adds what a crash of the server does: everything is gone that was acknowledged before it was up again. Of a write that
+    was under way meanwhile nobody knows whether it came before or after: its key is in doubt until the next one."""
     for began, ended in losses:
         merged = []
         by_key = {key: [] for key in range(keys)}
@@ -223,6 +224,9 @@ def with_losses(ops, losses, keys):
             by_key[op.key].append(op)
         for key, of_key in by_key.items():
             before = [op for op in of_key if op.resp < ended]
+            if any(op.inv <= ended and op.resp >= began for op in of_key):
+                after = [op.resp for op in of_key if op.inv > ended]
+                hazy.setdefault(key, []).append((began, after[0] if after else NEVER))
             merged += [*before, Op(key, None, max([began, *(op.inv for op in before[-1:])]), ended, FOREIGN, "lost by the server"),
                        *of_key[len(before):]]
         ops = merged

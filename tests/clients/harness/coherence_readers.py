@@ -178,7 +178,10 @@ class Reader:
         self.asked, self.buffer = asked, b""
         data = b"".join(parts)
         self.a = time.monotonic_ns()
-        self.sock.send(data)
+        try:
+            self.sock.send(data)
+        except OSError:
+            pass  # reading will tell
 
     def handle_readable(self):
         """Takes what has come; true when the pipeline is answered."""
