@@ -264,7 +264,12 @@ impl Entry {
     /// Now that it has ended: how much waste to remember if the read is fetched again, or `None` if it is
     /// not worth that yet. A fill costs three commands, so one that saved less than that was of no use;
     /// each of those in a row doubles the reads that have to be missed before the next.
-    pub fn worth_another(&self) -> Option<u8> {
+    /// What was unfit is not asked again before its time, whatever has touched its key: whoever read it
+    /// past L1 has.
+    pub fn worth_another(&self, now: Now) -> Option<u8> {
+        if self.unfit && !self.is_expired(now) {
+            return None;
+        }
         if self.reads.load(Ordering::Relaxed) >= PAYS {
             return Some(self.waste.saturating_sub(1));
         }

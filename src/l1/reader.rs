@@ -162,7 +162,7 @@ impl Reader {
         // What became of the last fill tells whether another is worth it.
         match self
             .find(read)
-            .map_or(Some(0), |entry| entry.worth_another())
+            .map_or(Some(0), |entry| entry.worth_another(now))
         {
             Some(waste) => Seen::Wanted(terms.clone(), waste),
             None => {

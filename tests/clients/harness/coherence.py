@@ -238,7 +238,7 @@ def has_l1():
     """The program under test knows L1."""
     if os.environ.get("NEARKEY_TEST_DIRECT") == "1":
         return False
-    done = run_nearkey("config", env={"NEARKEY_CACHE__DEFAULT": "cache"})
+    done = run_nearkey("config", env={"NEARKEY_CACHE__DEFAULT": "cache", "REDIS_URL": "redis://redis.invalid"})
     return done.returncode == 0
 
 

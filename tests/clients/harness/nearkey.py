@@ -76,7 +76,7 @@ class Nearkey:
     def _is_up(self):
         if self.process.poll() is not None:
             raise AssertionError(f"nearkey ended with {self.process.returncode}:\n{self.log()}")
-        return accepts(self.host, self.port)
+        return accepts(self.host, self.port) and (not self.admin_port or accepts("127.0.0.1", self.admin_port))
 
     @property
     def pid(self):
