@@ -107,18 +107,6 @@ pub struct Entry {
     pub misses: AtomicU32,
 }
 
-/// An entry that was good when a read of the same was sent past it.
-#[derive(Clone, Debug)]
-pub struct Known(pub Arc<Entry>);
-
-impl PartialEq for Known {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Known {}
-
 /// What is put into an [`Entry`] beside the bytes.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -55,7 +55,7 @@ use self::hot::HotView;
 use self::rules::Rules;
 use self::shape::Shapes;
 use self::sketch::Sketch;
-use self::stamps::Stamps;
+use self::stamps::{Place, Stamps};
 use self::store::Store;
 use self::touched::Touched;
 use self::tracker::{Standing, Tracker};
@@ -227,6 +227,13 @@ impl L1 {
     /// Nothing has touched the entry's key since it was read.
     pub fn stands(&self, entry: &Entry) -> bool {
         self.stamps.stands(&entry.stamp, entry.absent)
+    }
+
+    /// The reply to a read that travelled is about to be given.
+    pub fn note_shown(&self, place: Place, read: u64, reply: &[u8]) {
+        if self.keeps(Rule::Shown) {
+            self.stamps.show(place, read, reply);
+        }
     }
 
     /// Commands that touch these keys are about to be sent.

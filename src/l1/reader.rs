@@ -173,16 +173,6 @@ impl Reader {
         }
     }
 
-    /// The entry that answers a read, if it is good now.
-    pub fn peek(&self, read: &Read<'_>, now: Now) -> Option<Arc<Entry>> {
-        if !self.l1.stamps.is_armed(read.place) {
-            return None;
-        }
-        let entry = self.find(read)?;
-        let speaks = !entry.unfit && entry.terms.mode != Mode::Observe;
-        (speaks && self.judge(&entry, now) == Verdict::Good).then_some(entry)
-    }
-
     /// What becomes of a read whose session has nothing in flight. Waits only if it `may`.
     pub fn read(
         &self,

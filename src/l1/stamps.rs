@@ -5,6 +5,10 @@
 //! change the key, or shows a newer value of it, [touches](Stamps::touch) the place, and everything that
 //! was armed before no longer [stands](Stamps::stands). Keys that share a place cost a miss, never a
 //! wrong answer. A place that nothing is armed in is only looked at: what nobody caches costs one load.
+//!
+//! A read that travels past L1 may show a newer value than L1 has, which is then good no more. So that the
+//! many reads of a hot key, of which some always travel, do not end its entry again and again, what was
+//! given last is remembered as a hash: an equal reply touches nothing.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,6 +24,12 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Set in a stamp while something may rely on it.
 const ARMED: u32 = 1;
+
+/// Set in a stamp once something has relied on it.
+const WATCHED: u32 = 2;
+
+/// What one touch adds to a stamp.
+const STEP: u32 = 4;
 
 /// Where a key's stamp is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
+    /// What was given last to anybody in reply to a read, by the hash of the read: a hash of both.
+    shown: Box<[AtomicU64]>,
     /// Grows when anything may have changed.
     epoch: AtomicU64,
     /// Grows when keys were shown that may have been thought missing.
@@ -50,6 +62,7 @@ impl Default for Stamps {
     fn default() -> Self {
         Self {
             table: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            shown: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
             absence: AtomicU64::new(0),
             hasher: foldhash::quality::RandomState::default(),
@@ -92,12 +105,19 @@ impl Stamps {
         self.stamp(place).load(Ordering::Acquire) & ARMED != 0
     }
 
+    /// Something has relied on the stamp of this place at some time: its keys are worth more care.
+    #[inline]
+    pub fn is_watched(&self, place: Place) -> bool {
+        self.stamp(place).load(Ordering::Acquire) & WATCHED != 0
+    }
+
     /// Takes the stamp for a fill, before its request is enqueued.
     pub fn arm(&self, place: Place) -> Stamp {
         // The epochs first: one that grows in between is older than the stamp says, which only costs
         // the fill.
         let (epoch, absence) = self.epochs();
-        let value = self.stamp(place).fetch_or(ARMED, Ordering::SeqCst) | ARMED;
+        let bits = ARMED | WATCHED;
+        let value = self.stamp(place).fetch_or(bits, Ordering::SeqCst) | bits;
         Stamp {
             place,
             value,
@@ -120,14 +140,38 @@ impl Stamps {
         let stamp = self.stamp(place);
         let mut value = stamp.load(Ordering::SeqCst);
         while value & ARMED != 0 {
-            // Even again, and another than ever before.
-            let next = value.wrapping_add(1);
+            // Not armed, and another than ever before.
+            let next = value.wrapping_sub(ARMED).wrapping_add(STEP);
             match stamp.compare_exchange(value, next, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(now) => value = now,
             }
         }
         false
+    }
+
+    /// A reply to a read of a key of this place is about to be given that did not come from L1. If it is
+    /// not what was given for that read last, whoever sees it must not see anything older: the place is
+    /// touched. An equal one tells nobody anything new.
+    pub fn show(&self, place: Place, read: u64, reply: &[u8]) {
+        let print = self.print(read, reply);
+        if self.shown(read).swap(print, Ordering::SeqCst) != print {
+            self.touch(place);
+        }
+    }
+
+    /// A reply that is kept is about to be given: it is as new as any that was given before.
+    pub fn note_kept(&self, read: u64, reply: &[u8]) {
+        self.shown(read)
+            .store(self.print(read, reply), Ordering::SeqCst);
+    }
+
+    fn shown(&self, read: u64) -> &AtomicU64 {
+        &self.shown[read as usize & (PLACES - 1)]
+    }
+
+    fn print(&self, read: u64, reply: &[u8]) -> u64 {
+        self.hasher.hash_one(reply) ^ read.wrapping_mul(GOLDEN) | 1
     }
 
     /// Any key may have changed.
@@ -168,6 +212,28 @@ mod tests {
         assert!(!stamps.stands(&first, false));
         let second = stamps.arm(here);
         assert!(stamps.stands(&second, false) && !stamps.stands(&first, false));
+    }
+
+    #[test]
+    fn a_reply_that_was_given_before_touches_nothing() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        stamps.show(here, 7, b"+a");
+        let stamp = stamps.arm(here);
+        stamps.show(here, 7, b"+a");
+        assert!(stamps.stands(&stamp, false));
+        stamps.note_kept(7, b"+b");
+        stamps.show(here, 7, b"+b");
+        assert!(stamps.stands(&stamp, false));
+        stamps.show(here, 7, b"+a");
+        assert!(
+            !stamps.stands(&stamp, false),
+            "older or newer than b: who knows"
+        );
+        let stamp = stamps.arm(here);
+        stamps.show(here, 8, b"+a");
+        assert!(!stamps.stands(&stamp, false), "of another read");
+        assert!(stamps.is_watched(here) && !stamps.is_armed(here));
     }
 
     #[test]

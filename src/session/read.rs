@@ -66,28 +66,26 @@ impl Session {
                 return Consulted::Travels;
             }
         };
-        let mut event = Event::Write;
         if !writes {
-            event = Event::Bypass(Reason::Command);
             let first = (
                 self.scanner.arg(0),
                 self.scanner.arg(1),
                 self.scanner.argc(),
             );
             if let Some(reads) = self.reads(l1, spec, command, first) {
-                event = Event::Miss;
                 // What was said before is answered by the server as it is now; so must be what follows.
                 let in_flight = row.count > 0 || !self.pending.is_empty();
                 if (in_flight && l1.keeps(Rule::StrictPipeline)) || self.is_subscriber() {
                     env.counters.l1_bypass_pipeline.add(1);
                     note_behind(env, &reads);
-                    return self.send_past(l1, reads, &at, row, router);
+                } else {
+                    match self.ask(l1, &reads, at.rest(), env, out, router) {
+                        Poll::Ready(true) => return Consulted::Done,
+                        Poll::Ready(false) => {}
+                        Poll::Pending => return Consulted::Waits,
+                    }
                 }
-                match self.ask(l1, &reads, at.rest(), env, out, router) {
-                    Poll::Ready(true) => return Consulted::Done,
-                    Poll::Ready(false) => {}
-                    Poll::Pending => return Consulted::Waits,
-                }
+                return self.send_past(l1, reads, &at, row, router);
             }
         }
         // The common form is not taken apart: one key, which is the first argument.
@@ -98,7 +96,11 @@ impl Session {
                 if writes || !l1.observes() {
                     row.touched.add(l1.stamps.place(hash), writes);
                 }
-                if let Some(hot) = env.hot.filter(|_| event != Event::Miss) {
+                if let Some(hot) = env.hot {
+                    let event = match writes {
+                        true => Event::Write,
+                        false => Event::Bypass(Reason::Command),
+                    };
                     hot.note(key, hash, event, command.len());
                 }
             }
@@ -110,8 +112,8 @@ impl Session {
         Consulted::Travels
     }
 
-    /// Sends a read past L1, whose session has something in flight. Where L1 knows the answer, the read is
-    /// a row of its own, so that its reply can be compared.
+    /// Sends a read past L1. One whose key L1 may know is a row of its own, so that its reply can be
+    /// compared with what was given before.
     fn send_past<R: Router>(
         &mut self,
         l1: &L1,
@@ -120,27 +122,27 @@ impl Session {
         row: &mut Row,
         router: &mut R,
     ) -> Consulted {
-        let reads = match reads {
-            Reads::One(read) => {
-                if let Some(known) = router.peek(&read) {
-                    self.send_row(at.input, at.command.start, row, router);
-                    let mut touched = Touched::default();
-                    touched.add(read.place, false);
-                    let terms = Terms {
-                        touched,
-                        known: Some(known),
-                        ..Handling::Pass.into()
-                    };
-                    self.forward(at.command(), 1, terms, router);
-                    return Consulted::Done;
-                }
-                vec![read]
+        if l1.observes() {
+            return Consulted::Travels;
+        }
+        match reads {
+            Reads::One(read) if l1.stamps.is_watched(read.place) => {
+                self.send_row(at.input, at.command.start, row, router);
+                let mut touched = Touched::default();
+                touched.add(read.place, false);
+                let terms = Terms {
+                    touched,
+                    read: Some(read.hash),
+                    ..Handling::Pass.into()
+                };
+                self.forward(at.command(), 1, terms, router);
+                return Consulted::Done;
             }
-            Reads::Many(reads) => reads,
-        };
-        if !l1.observes() {
-            for read in reads {
-                row.touched.add(read.place, false);
+            Reads::One(read) => row.touched.add(read.place, false),
+            Reads::Many(reads) => {
+                for read in reads {
+                    row.touched.add(read.place, false);
+                }
             }
         }
         Consulted::Travels

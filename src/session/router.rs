@@ -7,7 +7,7 @@ use super::Query;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::l1::L1;
-use crate::l1::entry::{Known, Read};
+use crate::l1::entry::Read;
 use crate::l1::hot::Hot;
 use crate::l1::touched::Touched;
 use crate::resp::request::Limits;
@@ -34,9 +34,6 @@ pub trait Router {
 
     /// Reads that will be asked for as soon as what is waited for has come.
     fn prefetch(&mut self, reads: &Reads<'_>);
-
-    /// What memory would have answered, for a read that travels all the same.
-    fn peek(&mut self, read: &Read<'_>) -> Option<Known>;
 
     /// What the server says of itself, asked on a connection for `key`; `None` if it cannot be asked
     /// now.

@@ -12,7 +12,6 @@ use std::ops::Range;
 
 use super::outbox::Outbox;
 use crate::l1::L1;
-use crate::l1::entry::Known;
 use crate::l1::touched::Touched;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
 
@@ -49,8 +48,9 @@ pub struct Terms {
     pub patient: bool,
     /// Keys that they may change or show.
     pub touched: Touched,
-    /// The row is one read, of which L1 knew this when it was sent: an equal reply shows nothing new.
-    pub known: Option<Known>,
+    /// The row is one read that L1 could hold, by its hash: a reply that was given before shows nothing
+    /// new.
+    pub read: Option<u64>,
 }
 
 impl From<Handling> for Terms {
@@ -60,19 +60,18 @@ impl From<Handling> for Terms {
             hidden: 0,
             patient: false,
             touched: Touched::default(),
-            known: None,
+            read: None,
         }
     }
 }
 
 impl Terms {
-    /// Replies have come and are not handed on yet: what they may have changed or shown is touched,
-    /// unless the reply is what L1 knows still.
+    /// Replies have come and are not handed on yet: what they may have changed or shown is touched.
     pub fn note_answered(&self, l1: &L1, piece: &Piece, reply: &[u8]) {
         let whole = piece.last && piece.completed == 1 && !piece.torn;
-        let is_known = |known: &Known| known.0.reply() == reply && l1.stands(&known.0);
-        if !(whole && self.known.as_ref().is_some_and(is_known)) {
-            l1.note_answered(&self.touched);
+        match (self.read.filter(|_| whole), self.touched.places()) {
+            (Some(read), [place]) => l1.note_shown(*place, read, reply),
+            _ => l1.note_answered(&self.touched),
         }
     }
 }

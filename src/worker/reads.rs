@@ -5,7 +5,6 @@ use std::task::Poll;
 use super::route::Route;
 use super::tracked::Gate;
 use crate::l1::ask::Asking;
-use crate::l1::entry::{Known, Read};
 use crate::session::{MayWait, Reads};
 
 /// Answers reads from L1: true if the reply is in `out`, false if they must travel.
@@ -47,11 +46,4 @@ pub(super) fn prefetch(route: &mut Route<'_>, reads: &Reads<'_>) {
         Reads::One(read) => drop(reader.read(read, now, &mut || true, &mut gate)),
         Reads::Many(reads) => drop(reader.read_many(reads, now, &mut || true, &mut gate)),
     }
-}
-
-/// What L1 would have answered.
-pub(super) fn peek(route: &mut Route<'_>, read: &Read<'_>) -> Option<Known> {
-    let reader = route.client.worker.reader.as_ref()?;
-    let now = *route.now.get_or_insert_with(|| reader.l1.clock.now());
-    reader.peek(read, now).map(Known)
 }

@@ -15,7 +15,6 @@ use super::queries;
 use super::target::Target;
 use crate::hub::Topic;
 use crate::l1::clock::Now;
-use crate::l1::entry::{Known, Read};
 use crate::l1::fetch::Fetch;
 use crate::l1::touched::Touched;
 use crate::resp::encode;
@@ -209,10 +208,6 @@ impl Router for Route<'_> {
 
     fn prefetch(&mut self, reads: &Reads<'_>) {
         super::reads::prefetch(self, reads);
-    }
-
-    fn peek(&mut self, read: &Read<'_>) -> Option<Known> {
-        super::reads::peek(self, read)
     }
 
     fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {

@@ -10,7 +10,6 @@ use crate::hub::Topic;
 use crate::l1::L1;
 use crate::l1::ask::{Asking, Awaited};
 use crate::l1::clock::Now;
-use crate::l1::entry::{Known, Read};
 use crate::l1::fetch::{Fetcher, Order};
 use crate::l1::reader::Reader;
 use crate::l1::touched::Touched;
@@ -229,14 +228,6 @@ impl Router for Route<'_> {
             Reads::One(read) => drop(reader.read(read, now, may, &mut gate)),
             Reads::Many(reads) => drop(reader.read_many(reads, now, may, &mut gate)),
         }
-    }
-
-    fn peek(&mut self, read: &Read<'_>) -> Option<Known> {
-        let known = self.reader.peek(read, self.now).map(Known);
-        if known.is_some() {
-            self.count("reads past a known answer");
-        }
-        known
     }
 
     fn forward(&mut self, key: LaneKey, commands: &[u8], count: u32, terms: Terms) {

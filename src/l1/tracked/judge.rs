@@ -87,8 +87,12 @@ pub(super) fn judge(
     };
     let entry = Arc::new(Entry::new(&order.name, &reply, facts));
     match why_not {
-        Some(counter) => counter.add(1),
+        Some(counter) => {
+            counter.add(1);
+            l1.note_shown(entry.stamp.place, entry.hash, &reply);
+        }
         None => {
+            l1.stamps.note_kept(entry.hash, &reply);
             let counter = match (is_large, is_error) {
                 (true, _) => &counters.l1_fills_large,
                 (_, true) => &counters.l1_fills_unfit,

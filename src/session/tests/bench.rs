@@ -7,8 +7,7 @@ use super::super::*;
 use crate::commands::CommandTable;
 use crate::hub::Topic;
 use crate::l1::L1;
-use crate::l1::clock::Now;
-use crate::l1::entry::{Entry, Facts as EntryFacts, Known, Read};
+use crate::l1::entry::Read;
 use crate::l1::hot::Hot;
 use crate::secret::Secret;
 use crate::stats::Counters;
@@ -43,9 +42,6 @@ pub struct Script {
     /// What L1 was asked for, and what it answers: empty if it does not know, `None` while it is asked.
     pub reads: Vec<String>,
     pub prefetched: Vec<String>,
-    /// It knows every read that is sent past it.
-    pub peeks: bool,
-    pub l1: Option<Arc<L1>>,
     pub memory: Option<String>,
     pub stream_touches: Touched,
 }
@@ -85,25 +81,6 @@ impl Router for Script {
 
     fn prefetch(&mut self, reads: &Reads<'_>) {
         self.prefetched.extend(names(reads));
-    }
-
-    fn peek(&mut self, read: &Read<'_>) -> Option<Known> {
-        let l1 = self.l1.as_ref().filter(|_| self.peeks)?;
-        let facts = EntryFacts {
-            protocol: read.protocol,
-            stamp: l1.stamps.arm(read.place),
-            absent: false,
-            tracker: l1.tracker(read.scope),
-            link: 0,
-            timed: true,
-            born: Now::default(),
-            age: 1,
-            life: None,
-            unfit: false,
-            waste: 0,
-            terms: l1.rules.of(read.key).clone(),
-        };
-        Some(Known(Arc::new(Entry::new(&read.name(), b"", facts))))
     }
 
     fn poll_facts(&mut self, _: LaneKey) -> Poll<Option<Arc<Facts>>> {
@@ -244,7 +221,6 @@ impl Bench {
     }
 
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) -> Status {
-        self.script.l1.clone_from(&self.l1);
         self.input.extend_from_slice(bytes.as_ref());
         let env = Env {
             id: 7,
