@@ -55,6 +55,8 @@ pub struct Setting {
     pub rule: Option<Rule>,
     /// Others may exchange databases, of which nobody is told.
     pub swaps: bool,
+    /// A client does not wait for replies.
+    pub pipelines: bool,
     /// What is slow or fails more often than the rest.
     pub mood: Mood,
     /// A frozen machine's monotonic clock stands still; else its wall clock is set back.
@@ -160,9 +162,9 @@ impl World {
         world
     }
 
-    /// Clients 1 and 3 speak RESP3; 3 uses the other database; 1 does not wait for replies.
+    /// Clients 1 and 3 speak RESP3; 3 uses the other database; 1 may not wait for replies.
     fn introduce(&mut self) {
-        self.clients[1].pipelines = true;
+        self.clients[1].pipelines = self.setting.pipelines;
         for (who, hello) in [(1, "HELLO 3"), (3, "HELLO 3"), (3, "SELECT 1")] {
             self.clients[who].input = encode(&hello.split(' ').collect::<Vec<_>>());
             self.feed(who);
@@ -517,7 +519,7 @@ impl World {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), Fault> {
+    pub fn settle(&mut self) -> Result<(), Fault> {
         for _ in 0..PATIENT_ROUNDS {
             let lanes = self.lanes.iter_mut().filter_map(|lane| lane.link.as_mut());
             let tracks = self
