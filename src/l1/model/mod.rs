@@ -10,6 +10,7 @@ mod events;
 mod exhaustive;
 mod link;
 mod proxy;
+mod rest;
 mod rng;
 mod server;
 mod truth;
@@ -111,7 +112,7 @@ fn no_reply_is_wrong_while_all_rules_are_kept() {
     let (table, mut counts) = (table(), BTreeMap::new());
     let seeds = match number_in("NEARKEY_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number_in("NEARKEY_MODEL_SEEDS").unwrap_or(120),
+        None => 0..number_in("NEARKEY_MODEL_SEEDS").unwrap_or(400),
     };
     let all = seeds.end - seeds.start;
     for seed in seeds {
