@@ -74,7 +74,7 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
             world.expire()?;
             true
         }
-        "much time passes" => freeze(world, rng)?,
+        "much time passes" => rng.percent(40) && freeze(world, rng)?,
         "a ping is due" => ping(world, rng),
         "expired keys are noticed" => world.server.reap(),
         "the tracking table is full" => world.server.evict(),
@@ -256,7 +256,7 @@ fn ping(world: &mut World, rng: &mut Rng) -> bool {
 /// The proxy's machine stands still; the world does not.
 fn freeze(world: &mut World, rng: &mut Rng) -> Result<bool, Fault> {
     if rng.percent(50) {
-        world.pass(rng.below(1_500_000) as u64);
+        world.pass(rng.below(900_000) as u64);
     } else {
         for _ in 0..2 {
             world.freeze(rng.below(500_000) as u64);
@@ -338,7 +338,7 @@ fn command(world: &mut World, rng: &mut Rng, who: usize) {
     world.writes += 1;
     let all = |db: u32| KEYS.map(|name| (db, name.to_owned()));
     let write = |keys: Vec<Key>| Ask::Write(number, keys);
-    match rng.weighted(&[700, 90, 20, 50, 12, 16, 8, 4, 4, 25, 20, 8]) {
+    match rng.weighted(&[760, 90, 16, 36, 10, 10, 6, 4, 4, 16, 20, 8]) {
         0 => world.say(who, Ask::Get(key), &["GET", name]),
         1 => {
             let other = KEYS[rng.below(3)];

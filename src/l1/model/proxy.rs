@@ -79,10 +79,10 @@ pub struct Track {
 }
 
 impl Track {
-    /// Takes an order; gives it back if there is no connection.
-    pub fn accept(&mut self, from: usize, order: Order) -> Result<(), Order> {
+    /// Takes an order; gives its ticket back if there is no connection.
+    pub fn accept(&mut self, from: usize, order: Order) -> Result<(), u64> {
         let Some(tracked) = &mut self.tracked else {
-            return Err(order);
+            return Err(order.ticket);
         };
         tracked.enqueue(from, order);
         self.write();
@@ -129,8 +129,8 @@ impl Fetcher for Gate<'_> {
             return;
         }
         let track = &mut self.tracks[order.tracker.scope.db as usize];
-        if let Err(order) = track.accept(0, order) {
-            self.reader.handle_answer(order.ticket, None);
+        if let Err(ticket) = track.accept(0, order) {
+            self.reader.handle_answer(ticket, None);
         }
     }
 

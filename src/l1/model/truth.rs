@@ -86,6 +86,9 @@ pub type Fault = (Wrong, String);
 /// What is held of a server that does not have this.
 pub const NO_STRING: &str = "-WRONGTYPE";
 
+/// What a version must be for a read to be right.
+type Pass<'a> = dyn Fn(&Version) -> bool + 'a;
+
 /// All that ever was.
 #[derive(Debug, Default)]
 pub struct Truth {
@@ -165,7 +168,7 @@ impl Truth {
             (wrong, text)
         };
         let mut candidates = self.meant(&key, seen);
-        let passes: [(Wrong, &dyn Fn(&Version) -> bool); 3] = [
+        let passes: [(Wrong, &Pass<'_>); 3] = [
             (Wrong::Older, &|v| v.may_follow(expected.floor)),
             (Wrong::Stale, &|v| {
                 v.lived_at(expected.begun, lease, max_age)

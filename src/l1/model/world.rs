@@ -55,6 +55,8 @@ pub struct Setting {
     pub rule: Option<Rule>,
     /// Others may exchange databases, of which nobody is told.
     pub swaps: bool,
+    /// A client does not wait for replies.
+    pub pipelines: bool,
     /// What is slow or fails more often than the rest.
     pub mood: Mood,
     /// A frozen machine's monotonic clock stands still; else its wall clock is set back.
@@ -104,7 +106,13 @@ pub fn config() -> Config {
 
 impl World {
     pub fn new(setting: Setting) -> Self {
-        let (config, start) = (config(), 1_700_000_000_000_000);
+        let l1 = L1::without(config(), &setting.table, setting.rule);
+        Self::around(l1, setting)
+    }
+
+    /// A world around an L1 that nothing relies on.
+    pub fn around(l1: Arc<L1>, setting: Setting) -> Self {
+        let (config, start) = (&l1.config, 1_700_000_000_000_000);
         let micros = crate::l1::clock::micros;
         let judge = Judge {
             floors: BTreeMap::new(),
@@ -113,7 +121,6 @@ impl World {
             mixed: false,
             reads: 0,
         };
-        let l1 = L1::without(config, &setting.table, setting.rule);
         let stats = Arc::new(WorkerStats::default());
         let settings = Settings {
             password: None,
@@ -160,9 +167,9 @@ impl World {
         world
     }
 
-    /// Clients 1 and 3 speak RESP3; 3 uses the other database; 1 does not wait for replies.
+    /// Clients 1 and 3 speak RESP3; 3 uses the other database; 1 may not wait for replies.
     fn introduce(&mut self) {
-        self.clients[1].pipelines = true;
+        self.clients[1].pipelines = self.setting.pipelines;
         for (who, hello) in [(1, "HELLO 3"), (3, "HELLO 3"), (3, "SELECT 1")] {
             self.clients[who].input = encode(&hello.split(' ').collect::<Vec<_>>());
             self.feed(who);
@@ -421,9 +428,9 @@ impl World {
     /// An order of worker 1 reaches worker 0.
     pub fn pass_order(&mut self) {
         if let Some(order) = self.orders.pop_front()
-            && let Err(order) = self.tracks[order.tracker.scope.db as usize].accept(1, order)
+            && let Err(ticket) = self.tracks[order.tracker.scope.db as usize].accept(1, order)
         {
-            self.answers.push_back((order.ticket, None));
+            self.answers.push_back((ticket, None));
         }
     }
 
@@ -464,110 +471,4 @@ pub fn encode(words: &[&str]) -> Vec<u8> {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     crate::resp::encode::command(&mut out, &words);
     out
-}
-
-/// How often everything is let happen until it must have come to rest.
-const PATIENT_ROUNDS: usize = 200;
-
-impl World {
-    /// Lets all come to rest, and then looks at every entry and every key.
-    pub fn rest(&mut self) -> Result<(), Fault> {
-        self.settle()?;
-        for track in &mut self.tracks {
-            if let Some(tracked) = &mut track.tracked {
-                tracked.ping(self.now);
-                track.write();
-            }
-        }
-        self.settle()?;
-        if self.server.swapped {
-            return Ok(());
-        }
-        for entry in self.l1.store.iter() {
-            let linked = entry.tracker.link() == entry.link || !self.l1.keeps(Rule::LostLink);
-            let stands = self.l1.stamps.stands(&entry.stamp, entry.absent);
-            if !linked || !stands || entry.is_expired(self.now) {
-                continue;
-            }
-            let name = String::from_utf8_lossy(entry.key()).into_owned();
-            let now = self.server.truth.current(&(entry.scope.db, name.clone()));
-            let held = String::from_utf8_lossy(entry.reply()).into_owned();
-            let agrees = match &now {
-                None => held == "_\r\n",
-                Some(value) => held.lines().nth(1) == Some(value),
-            };
-            if !agrees {
-                let text = format!("an entry of {name} holds {held:?}, the server {now:?}");
-                return Err((Wrong::Rest, text));
-            }
-        }
-        self.read_all()
-    }
-
-    /// Everybody reads every key: what was kept aside must be right as well.
-    fn read_all(&mut self) -> Result<(), Fault> {
-        for who in 0..self.clients.len() {
-            for name in KEYS {
-                let key = self.key(who, name);
-                let position = self.server.truth.position;
-                let from = self.server.truth.current_at(&key, position);
-                self.judge.floors.insert(key.clone(), from);
-                self.say(who, Ask::Get(key), &["GET", name]);
-                self.settle()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self) -> Result<(), Fault> {
-        for _ in 0..PATIENT_ROUNDS {
-            let lanes = self.lanes.iter_mut().filter_map(|lane| lane.link.as_mut());
-            let tracks = self
-                .tracks
-                .iter_mut()
-                .filter_map(|track| track.link.as_mut());
-            for link in lanes.chain(tracks).chain(&mut self.zombies) {
-                link.silent = false;
-                link.serve(link.up(), &mut self.server, &mut self.executed);
-            }
-            for at in 0..self.lanes.len() {
-                if self.lanes[at].link.is_none() {
-                    self.open_lane(at);
-                }
-                let link = self.lanes[at].link.as_ref();
-                let n = link.map_or(0, |link| link.down(&self.server));
-                self.receive(at, n)?;
-            }
-            for at in 0..self.tracks.len() {
-                let link = self.tracks[at].link.as_ref();
-                let n = link.map_or(0, |link| link.down(&self.server));
-                self.hear(at, n)?;
-            }
-            while !self.orders.is_empty() || !self.answers.is_empty() {
-                self.pass_order();
-                self.pass_answer();
-            }
-            for who in 0..self.clients.len() {
-                self.feed(who);
-                self.check(who)?;
-            }
-            if self.is_at_rest() {
-                return Ok(());
-            }
-        }
-        let waiting: Vec<_> = self.clients.iter().map(|client| &client.records).collect();
-        Err((Wrong::Stuck, format!("{waiting:?}")))
-    }
-
-    fn is_at_rest(&self) -> bool {
-        let moves = |link: &Option<Link>| {
-            let link = link.as_ref();
-            link.is_some_and(|link| link.up() + link.down(&self.server) > 0)
-        };
-        let asks = self.clients.iter().any(|client| !client.records.is_empty());
-        !asks
-            && !self.lanes.iter().any(|lane| moves(&lane.link))
-            && !self.tracks.iter().any(|track| moves(&track.link))
-            && self.orders.is_empty()
-    }
 }
