@@ -131,6 +131,7 @@ impl L1 {
     pub(crate) fn without(config: Config, table: &CommandTable, rule: Option<Rule>) -> Arc<Self> {
         let mut l1 = Self::build(config, table);
         l1.left_out = rule;
+        l1.store.insert_at_once();
         Arc::new(l1)
     }
 

@@ -7,6 +7,8 @@
 //! hottest entries unused. It starts with the first entry, sleeps without a timer while there are none,
 //! and ends with the store.
 
+#[cfg(test)]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +43,8 @@ pub(super) type Cache = moka::sync::Cache<u64, Arc<Entry>, foldhash::fast::Rando
 pub struct Store {
     shared: Arc<Shared>,
     queue: OnceLock<Option<Queue>>,
+    #[cfg(test)]
+    at_once: AtomicBool,
 }
 
 /// What the store has in common with its thread.
@@ -145,6 +149,8 @@ impl Store {
         Self {
             shared: Arc::new(shared),
             queue: OnceLock::new(),
+            #[cfg(test)]
+            at_once: AtomicBool::new(false),
         }
     }
 
@@ -161,9 +167,28 @@ impl Store {
             .filter(|entry| entry.answers(read))
     }
 
+    /// From now on entries are there as soon as they are inserted, for tests that need to be repeatable.
+    #[cfg(test)]
+    pub(crate) fn insert_at_once(&self) {
+        self.at_once.store(true, Relaxed);
+    }
+
+    /// Takes out everything, and is done with it on return.
+    #[cfg(test)]
+    pub(crate) fn empty(&self) {
+        self.flush(None);
+        for entry in self.iter() {
+            self.shared.cache.invalidate(&entry.hash);
+        }
+    }
+
     /// Takes an entry in, sooner or later or not at all.
     pub fn insert(&self, entry: Arc<Entry>) {
         let shared = &self.shared;
+        #[cfg(test)]
+        if self.at_once.load(Relaxed) {
+            return shared.cache.insert(entry.hash, entry);
+        }
         shared.inserts.fetch_add(1, Relaxed);
         let weight = weight(&entry);
         let queued = shared.queued.fetch_add(weight, Relaxed);

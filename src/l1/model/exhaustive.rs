@@ -114,9 +114,7 @@ impl Stage {
             tracker.lose();
             tracker.set_standing(Standing::Closed, None);
         }
-        for entry in l1.store.iter() {
-            l1.store.remove(&entry);
-        }
+        l1.store.empty();
         let mut world = World::around(l1.clone(), super::setting(table, 0, None));
         world.open_track(0);
         world.server.foreign(0, &["SET", "a", "0"]);
