@@ -60,6 +60,7 @@ use self::store::Store;
 use self::touched::Touched;
 use self::tracker::{Standing, Tracker};
 use crate::commands::{CommandId, CommandTable, Spec};
+use crate::resp::Protocol;
 
 /// What coherence rests on, each by itself. The model and the checker leave one out at a time and must
 /// then find something wrong.
@@ -231,9 +232,9 @@ impl L1 {
     }
 
     /// The reply to a read that travelled is about to be given.
-    pub fn note_shown(&self, place: Place, read: u64, reply: &[u8]) {
+    pub fn note_shown(&self, place: Place, read: u64, protocol: Protocol, reply: &[u8]) {
         if self.keeps(Rule::Shown) {
-            self.stamps.show(place, read, reply);
+            self.stamps.show(place, read, protocol, reply);
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::entry::Scope;
 use crate::commands::CommandId;
+use crate::resp::Protocol;
 
 /// Places of the table, a power of two.
 const PLACES: usize = 1 << 16;
@@ -49,7 +50,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
-    /// What was given last to anybody in reply to a read, by the hash of the read: a hash of both.
+    /// What was given last to anybody in reply to a read, by the hash of the read: a hash of both, one in
+    /// each protocol.
     shown: Box<[AtomicU64]>,
     /// Grows when anything may have changed.
     epoch: AtomicU64,
@@ -153,21 +155,32 @@ impl Stamps {
     /// A reply to a read of a key of this place is about to be given that did not come from L1. If it is
     /// not what was given for that read last, whoever sees it must not see anything older: the place is
     /// touched. An equal one tells nobody anything new.
-    pub fn show(&self, place: Place, read: u64, reply: &[u8]) {
+    pub fn show(&self, place: Place, read: u64, protocol: Protocol, reply: &[u8]) {
         let print = self.print(read, reply);
-        if self.shown(read).swap(print, Ordering::SeqCst) != print {
+        let [same, other] = self.shown(read, protocol);
+        if same.swap(print, Ordering::SeqCst) != print {
+            other.store(0, Ordering::SeqCst);
             self.touch(place);
         }
     }
 
-    /// A reply that is kept is about to be given: it is as new as any that was given before.
-    pub fn note_kept(&self, read: u64, reply: &[u8]) {
-        self.shown(read)
-            .store(self.print(read, reply), Ordering::SeqCst);
+    /// A reply that is kept is about to be given: it is as new as any that was given before. `form` has it
+    /// in both protocols.
+    pub fn note_kept(&self, read: u64, forms: [(Protocol, &[u8]); 2]) {
+        for (protocol, reply) in forms {
+            let [cell, _] = self.shown(read, protocol);
+            cell.store(self.print(read, reply), Ordering::SeqCst);
+        }
     }
 
-    fn shown(&self, read: u64) -> &AtomicU64 {
-        &self.shown[read as usize & (PLACES - 1)]
+    /// What was given last in this protocol, and in the other.
+    fn shown(&self, read: u64, protocol: Protocol) -> [&AtomicU64; 2] {
+        let pair = read as usize & (PLACES - 1) & !1;
+        let cells = [&self.shown[pair], &self.shown[pair + 1]];
+        match protocol {
+            Protocol::Resp2 => cells,
+            Protocol::Resp3 => [cells[1], cells[0]],
+        }
     }
 
     fn print(&self, read: u64, reply: &[u8]) -> u64 {
@@ -218,20 +231,25 @@ mod tests {
     fn a_reply_that_was_given_before_touches_nothing() {
         let stamps = Stamps::default();
         let here = place(&stamps, b"k");
-        stamps.show(here, 7, b"+a");
+        let show = |read, reply| stamps.show(here, read, Protocol::Resp2, reply);
+        let keep = |reply2, reply3| {
+            stamps.note_kept(7, [(Protocol::Resp2, reply2), (Protocol::Resp3, reply3)]);
+        };
+        show(7, b"+a");
         let stamp = stamps.arm(here);
-        stamps.show(here, 7, b"+a");
+        show(7, b"+a");
         assert!(stamps.stands(&stamp, false));
-        stamps.note_kept(7, b"+b");
-        stamps.show(here, 7, b"+b");
+        keep(b"$-1", b"_");
+        show(7, b"$-1");
+        stamps.show(here, 7, Protocol::Resp3, b"_");
         assert!(stamps.stands(&stamp, false));
-        stamps.show(here, 7, b"+a");
-        assert!(
-            !stamps.stands(&stamp, false),
-            "older or newer than b: who knows"
-        );
+        show(7, b"+a");
+        assert!(!stamps.stands(&stamp, false), "older or newer: who knows");
         let stamp = stamps.arm(here);
-        stamps.show(here, 8, b"+a");
+        stamps.show(here, 7, Protocol::Resp3, b"_");
+        assert!(!stamps.stands(&stamp, false), "it was not given last");
+        let stamp = stamps.arm(here);
+        show(9, b"+a");
         assert!(!stamps.stands(&stamp, false), "of another read");
         assert!(stamps.is_watched(here) && !stamps.is_armed(here));
     }

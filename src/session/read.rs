@@ -11,7 +11,7 @@ use crate::l1::shape::Shape;
 use crate::l1::touched::Touched;
 use crate::l1::{L1, Rule};
 use crate::resp::request::{self, Kind, Limits, RequestScanner, Scan};
-use crate::upstream::pipe::{Handling, Terms};
+use crate::upstream::pipe::{Handling, ShownReads, Terms};
 
 /// What became of a command on the hot path.
 pub(super) enum Consulted {
@@ -127,25 +127,46 @@ impl Session {
         }
         match reads {
             Reads::One(read) if l1.stamps.is_watched(read.place) => {
-                self.send_row(at.input, at.command.start, row, router);
-                let mut touched = Touched::default();
-                touched.add(read.place, false);
-                let terms = Terms {
-                    touched,
-                    read: Some(read.hash),
-                    ..Handling::Pass.into()
-                };
-                self.forward(at.command(), 1, terms, router);
-                return Consulted::Done;
+                self.send_alone(&[read], ShownReads::One(read.hash), at, row, router);
+                Consulted::Done
             }
-            Reads::One(read) => row.touched.add(read.place, false),
+            Reads::Many(reads) if reads.iter().any(|read| l1.stamps.is_watched(read.place)) => {
+                let hashes = reads.iter().map(|read| read.hash).collect();
+                self.send_alone(&reads, ShownReads::Each(hashes), at, row, router);
+                Consulted::Done
+            }
+            Reads::One(read) => {
+                row.touched.add(read.place, false);
+                Consulted::Travels
+            }
             Reads::Many(reads) => {
                 for read in reads {
                     row.touched.add(read.place, false);
                 }
+                Consulted::Travels
             }
         }
-        Consulted::Travels
+    }
+
+    fn send_alone<R: Router>(
+        &mut self,
+        reads: &[Read<'_>],
+        hashes: ShownReads,
+        at: &At<'_>,
+        row: &mut Row,
+        router: &mut R,
+    ) {
+        self.send_row(at.input, at.command.start, row, router);
+        let mut touched = Touched::default();
+        for read in reads {
+            touched.add(read.place, false);
+        }
+        let terms = Terms {
+            touched,
+            reads: hashes,
+            ..Handling::Pass.into()
+        };
+        self.forward(at.command(), 1, terms, router);
     }
 
     /// Asks L1. It is not waited for on behalf of a command behind which others stand that must travel.

@@ -41,7 +41,8 @@ impl<W: ReplyTo> Harvest<'_, W> {
             && let Some(l1) = &self.conn.link.l1
         {
             let reply = &self.input[piece.range.clone()];
-            run.terms.note_answered(l1, &piece, reply);
+            run.terms
+                .note_answered(l1, self.conn.key.protocol, &piece, reply);
         }
         match &run.owner {
             Some(Owner::Client(owner)) => {

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::outbox::Outbox;
 use crate::l1::L1;
 use crate::l1::touched::Touched;
+use crate::resp::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
 
 /// Microseconds since the worker started.
@@ -48,9 +49,9 @@ pub struct Terms {
     pub patient: bool,
     /// Keys that they may change or show.
     pub touched: Touched,
-    /// The row is one read that L1 could hold, by its hash: a reply that was given before shows nothing
-    /// new.
-    pub read: Option<u64>,
+    /// The row is one command of reads that L1 could hold, by their hashes, one for each of `touched`: a
+    /// reply that was given before shows nothing new.
+    pub reads: ShownReads,
 }
 
 impl From<Handling> for Terms {
@@ -60,20 +61,64 @@ impl From<Handling> for Terms {
             hidden: 0,
             patient: false,
             touched: Touched::default(),
-            read: None,
+            reads: ShownReads::None,
         }
     }
 }
 
 impl Terms {
     /// Replies have come and are not handed on yet: what they may have changed or shown is touched.
-    pub fn note_answered(&self, l1: &L1, piece: &Piece, reply: &[u8]) {
+    pub fn note_answered(&self, l1: &L1, protocol: Protocol, piece: &Piece, reply: &[u8]) {
         let whole = piece.last && piece.completed == 1 && !piece.torn;
-        match (self.read.filter(|_| whole), self.touched.places()) {
-            (Some(read), [place]) => l1.note_shown(*place, read, reply),
+        let places = self.touched.places();
+        match (&self.reads, places) {
+            (ShownReads::One(read), [place]) if whole => {
+                l1.note_shown(*place, *read, protocol, reply);
+            }
+            (ShownReads::Each(reads), _) if whole && reads.len() == places.len() => {
+                let elements = elements(reply).filter(|elements| elements.len() == reads.len());
+                match elements {
+                    Some(elements) => {
+                        for ((read, place), element) in reads.iter().zip(places).zip(elements) {
+                            l1.note_shown(*place, *read, protocol, element);
+                        }
+                    }
+                    None => l1.note_answered(&self.touched),
+                }
+            }
             _ => l1.note_answered(&self.touched),
         }
     }
+}
+
+/// Reads that a row consists of, by their hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ShownReads {
+    /// It is not known.
+    #[default]
+    None,
+    /// Its reply is that of one read.
+    One(u64),
+    /// Its reply is an array of what these yield.
+    Each(Box<[u64]>),
+}
+
+/// The elements of a whole array.
+fn elements(reply: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut scanner = ReplyScanner::default();
+    let mut at = reply.iter().position(|byte| *byte == b'\n')? + 1;
+    if reply.first() != Some(&b'*') {
+        return None;
+    }
+    let mut found = Vec::new();
+    while at < reply.len() {
+        let ReplyScan::Complete { consumed, .. } = scanner.scan(&reply[at..]).ok()? else {
+            return None;
+        };
+        found.push(&reply[at..at + consumed]);
+        at += consumed;
+    }
+    Some(found)
 }
 
 /// A row of commands of one owner.

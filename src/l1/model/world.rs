@@ -259,7 +259,7 @@ impl World {
             let Some(run) = run else { return };
             if !run.terms.touched.is_nothing() {
                 run.terms
-                    .note_answered(l1, &piece, &input[piece.range.clone()]);
+                    .note_answered(l1, lane.key.protocol, &piece, &input[piece.range.clone()]);
             }
             if let Some(Owner::Client(who)) = &run.owner {
                 let client = &mut clients[who.0];

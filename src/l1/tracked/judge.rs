@@ -7,6 +7,7 @@ use super::Pending;
 use crate::l1::clock::micros;
 use crate::l1::entry::{Entry, Facts};
 use crate::l1::fetch::{Answer, Order};
+use crate::l1::render::render;
 use crate::l1::shape::Shape;
 use crate::l1::{L1, Rule};
 use crate::resp::Protocol;
@@ -89,10 +90,10 @@ pub(super) fn judge(
     match why_not {
         Some(counter) => {
             counter.add(1);
-            l1.note_shown(entry.stamp.place, entry.hash, &reply);
+            l1.note_shown(entry.stamp.place, entry.hash, protocol, &reply);
         }
         None => {
-            l1.stamps.note_kept(entry.hash, &reply);
+            note_kept(l1, &entry);
             let counter = match (is_large, is_error) {
                 (true, _) => &counters.l1_fills_large,
                 (_, true) => &counters.l1_fills_unfit,
@@ -103,6 +104,17 @@ pub(super) fn judge(
         }
     }
     Some(entry)
+}
+
+/// What is kept is given from now on, in both protocols.
+fn note_kept(l1: &L1, entry: &Entry) {
+    let mut rendered = Vec::new();
+    render(entry, Protocol::Resp2, &mut rendered);
+    let forms = [
+        (Protocol::Resp2, rendered.as_slice()),
+        (Protocol::Resp3, entry.reply()),
+    ];
+    l1.stamps.note_kept(entry.hash, forms);
 }
 
 /// What counts the reason why an answer is not kept, if there is one.

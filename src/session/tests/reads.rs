@@ -4,6 +4,7 @@ use super::*;
 use crate::l1::L1;
 use crate::l1::config::{Config, Scripts, Verb};
 use crate::l1::touched::Touched;
+use crate::upstream::pipe::ShownReads;
 
 fn cached(scripts: Scripts) -> Bench {
     let mut bench = Bench::new(None);
@@ -217,7 +218,7 @@ fn a_read_past_l1_of_a_key_it_may_know_is_a_row_of_its_own() {
         .script
         .forwarded
         .iter()
-        .map(|(_, _, _, terms)| terms.read.is_some())
+        .map(|(_, _, _, terms)| terms.reads != ShownReads::None)
         .collect();
     assert_eq!(compared, [false, true, false]);
     let touched = touched(&mut bench);
