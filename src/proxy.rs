@@ -94,7 +94,7 @@ impl Proxy {
         let table = CommandTable::builtin()
             .with_denied(&config.commands.deny)
             .map_err(|name| Error(format!("commands.deny: '{name}' is not a command name")))?;
-        let l1 = L1::new(config.cache.clone(), &table);
+        let l1 = build_l1(&config, &table)?;
         let upstream = Arc::new(UpstreamStats::default());
         let dialer = Arc::new(Dialer::new(
             config.upstream.clone(),
@@ -317,6 +317,20 @@ fn serve(
         }
         worker.read_mail(mailbox).await;
     });
+}
+
+/// L1, if the configuration has a use for one.
+fn build_l1(config: &Config, table: &CommandTable) -> Result<Option<Arc<L1>>, Error> {
+    #[cfg(feature = "sabotage")]
+    if let Ok(rule) = std::env::var("NEARKEY_SABOTAGE") {
+        tracing::warn!(
+            rule,
+            "L1 does not keep one of its rules: this is a build for tests"
+        );
+        let l1 = L1::sabotaged(config.cache.clone(), table, &rule).map_err(Error)?;
+        return Ok(Some(l1));
+    }
+    Ok(L1::new(config.cache.clone(), table))
 }
 
 /// Accepts until the drain, and deals each client to the worker with the fewest.

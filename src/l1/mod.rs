@@ -94,6 +94,25 @@ pub enum Rule {
     Scope,
 }
 
+#[cfg(feature = "sabotage")]
+impl Rule {
+    const ALL: [Self; 13] = [
+        Self::Stamps,
+        Self::Pushes,
+        Self::NullPushes,
+        Self::SentWrites,
+        Self::AnsweredWrites,
+        Self::UnknownWrites,
+        Self::StrictPipeline,
+        Self::VersionedJoin,
+        Self::Shown,
+        Self::Lease,
+        Self::LostLink,
+        Self::Expiry,
+        Self::Scope,
+    ];
+}
+
 /// L1 as all threads of the process share it.
 #[derive(Debug)]
 pub struct L1 {
@@ -125,6 +144,23 @@ impl L1 {
     /// An empty L1; `None` if these settings never make use of one.
     pub fn new(config: Config, table: &CommandTable) -> Option<Arc<Self>> {
         (!config.is_inert()).then(|| Arc::new(Self::build(config, table)))
+    }
+
+    /// [`L1::new`] without the rule of this name, for tests that must notice: `stamps`, `null_pushes`.
+    ///
+    /// # Errors
+    /// There is no such rule.
+    #[cfg(feature = "sabotage")]
+    pub fn sabotaged(
+        config: Config,
+        table: &CommandTable,
+        name: &str,
+    ) -> Result<Arc<Self>, String> {
+        let named = |rule: &&Rule| format!("{rule:?}").eq_ignore_ascii_case(&name.replace('_', ""));
+        let rule = Rule::ALL.iter().find(named);
+        let mut l1 = Self::build(config, table);
+        l1.left_out = Some(*rule.ok_or_else(|| format!("no rule of L1 is called '{name}'"))?);
+        Ok(Arc::new(l1))
     }
 
     /// An L1 that does not keep one of the rules, or keeps all, for tests that must notice.
