@@ -8,7 +8,8 @@
 //!
 //! A read that travels past L1 may show a newer value than L1 has, which is then good no more. So that the
 //! many reads of a hot key, of which some always travel, do not end its entry again and again, what was
-//! given last is remembered as a hash: an equal reply touches nothing.
+//! given last of a place is remembered as a hash: an equal reply to the same read touches nothing, if
+//! nothing else has told of the place since.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -49,7 +50,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
-    /// What was given last to anybody in reply to a read, by the hash of the read: a hash of both.
+    /// What was given last to anybody of a place, if it was the reply to a read: a hash of both. Zero if
+    /// it was something else.
     shown: Box<[AtomicU64]>,
     /// Grows when anything may have changed.
     epoch: AtomicU64,
@@ -137,6 +139,16 @@ impl Stamps {
     /// before is no longer good. True if anything was armed.
     #[inline]
     pub fn touch(&self, place: Place) -> bool {
+        let was_armed = self.disarm(place);
+        // What was given before this may be news again: this has told of a change in between.
+        if self.is_watched(place) && self.shown(place).load(Ordering::SeqCst) != 0 {
+            self.shown(place).store(0, Ordering::SeqCst);
+        }
+        was_armed
+    }
+
+    #[inline]
+    fn disarm(&self, place: Place) -> bool {
         let stamp = self.stamp(place);
         let mut value = stamp.load(Ordering::SeqCst);
         while value & ARMED != 0 {
@@ -151,27 +163,43 @@ impl Stamps {
     }
 
     /// A reply to a read of a key of this place is about to be given that did not come from L1. If it is
-    /// not what was given for that read last, whoever sees it must not see anything older: the place is
+    /// not what was given of this place last, whoever sees it must not see anything older: the place is
     /// touched. An equal one tells nobody anything new.
     pub fn show(&self, place: Place, read: u64, reply: &[u8]) {
-        let print = self.print(read, reply);
-        if self.shown(read).swap(print, Ordering::SeqCst) != print {
-            self.touch(place);
+        let (print, shown) = (self.print(read, reply), self.shown(place));
+        let last = shown.load(Ordering::SeqCst);
+        if last == print {
+            return;
+        }
+        self.disarm(place);
+        // Whoever came in between was given something else, before this or after it.
+        let order = Ordering::SeqCst;
+        if shown.compare_exchange(last, print, order, order).is_err() {
+            shown.store(0, order);
         }
     }
 
     /// A reply that is kept is about to be given: it is as new as any that was given before.
-    pub fn note_kept(&self, read: u64, reply: &[u8]) {
-        self.shown(read)
-            .store(self.print(read, reply), Ordering::SeqCst);
+    pub fn note_kept(&self, place: Place, read: u64, reply: &[u8]) {
+        let print = self.print(read, reply);
+        self.shown(place).store(print, Ordering::SeqCst);
     }
 
-    fn shown(&self, read: u64) -> &AtomicU64 {
-        &self.shown[read as usize & (PLACES - 1)]
+    fn shown(&self, place: Place) -> &AtomicU64 {
+        &self.shown[place.0 as usize & (PLACES - 1)]
     }
 
+    /// The epochs are in it: what was given before they grew counts no more.
     fn print(&self, read: u64, reply: &[u8]) -> u64 {
-        self.hasher.hash_one(reply) ^ read.wrapping_mul(GOLDEN) | 1
+        self.hasher.hash_one((read, self.epochs(), reply)) | 1
+    }
+
+    /// As if nothing had been known of this key.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, key: &[u8]) {
+        let place = self.place(self.hash(key));
+        self.stamp(place).store(0, Ordering::SeqCst);
+        self.shown(place).store(0, Ordering::SeqCst);
     }
 
     /// Any key may have changed.
@@ -214,26 +242,44 @@ mod tests {
         assert!(stamps.stands(&second, false) && !stamps.stands(&first, false));
     }
 
+    /// Whether a reply to the read 7 touches what is armed.
+    fn tells(stamps: &Stamps, place: Place, reply: &[u8]) -> bool {
+        let stamp = stamps.arm(place);
+        stamps.show(place, 7, reply);
+        !stamps.stands(&stamp, false)
+    }
+
     #[test]
-    fn a_reply_that_was_given_before_touches_nothing() {
+    fn a_reply_that_was_given_last_touches_nothing() {
         let stamps = Stamps::default();
         let here = place(&stamps, b"k");
-        stamps.show(here, 7, b"+a");
-        let stamp = stamps.arm(here);
-        stamps.show(here, 7, b"+a");
-        assert!(stamps.stands(&stamp, false));
-        stamps.note_kept(7, b"+b");
-        stamps.show(here, 7, b"+b");
-        assert!(stamps.stands(&stamp, false));
-        stamps.show(here, 7, b"+a");
+        assert!(tells(&stamps, here, b"+a") && !tells(&stamps, here, b"+a"));
+        stamps.note_kept(here, 7, b"+b");
+        assert!(!tells(&stamps, here, b"+b"));
         assert!(
-            !stamps.stands(&stamp, false),
+            tells(&stamps, here, b"+a"),
             "older or newer than b: who knows"
         );
-        let stamp = stamps.arm(here);
-        stamps.show(here, 8, b"+a");
-        assert!(!stamps.stands(&stamp, false), "of another read");
+        stamps.touch(here);
         assert!(stamps.is_watched(here) && !stamps.is_armed(here));
+    }
+
+    #[test]
+    fn a_reply_is_news_again_if_anything_else_was_told_since() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        let others: [&dyn Fn(); 5] = [
+            &|| stamps.show(here, 8, b"+a"),
+            &|| stamps.note_kept(here, 8, b"+a"),
+            &|| assert!(!stamps.touch(here)),
+            &|| stamps.touch_all(),
+            &|| stamps.touch_absent(),
+        ];
+        for (at, other) in others.into_iter().enumerate() {
+            stamps.show(here, 7, b"+a");
+            other();
+            assert!(tells(&stamps, here, b"+a"), "{at}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(super) fn judge(
             l1.note_shown(entry.stamp.place, entry.hash, &reply);
         }
         None => {
-            l1.stamps.note_kept(entry.hash, &reply);
+            l1.stamps.note_kept(entry.stamp.place, entry.hash, &reply);
             let counter = match (is_large, is_error) {
                 (true, _) => &counters.l1_fills_large,
                 (_, true) => &counters.l1_fills_unfit,
