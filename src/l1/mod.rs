@@ -172,6 +172,17 @@ impl L1 {
         Arc::new(l1)
     }
 
+    /// Back to the beginning, as far as these keys are concerned. Only how often reads were seen is kept.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, keys: &[&str]) {
+        self.store.empty();
+        for key in keys {
+            self.stamps.forget(key.as_bytes());
+        }
+        self.trackers = Mutex::default();
+        self.views = Mutex::default();
+    }
+
     fn build(config: Config, table: &CommandTable) -> Self {
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
         let (stamps, clock) = (Arc::new(Stamps::default()), Clock::default());

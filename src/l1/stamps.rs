@@ -8,7 +8,8 @@
 //!
 //! A read that travels past L1 may show a newer value than L1 has, which is then good no more. So that the
 //! many reads of a hot key, of which some always travel, do not end its entry again and again, what was
-//! given last is remembered as a hash: an equal reply touches nothing.
+//! given last of a place is remembered as a hash: an equal reply to the same read touches nothing, if
+//! nothing else has told of the place since.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -50,8 +51,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
-    /// What was given last to anybody in reply to a read, by the hash of the read: a hash of both, one in
-    /// each protocol.
+    /// What was given last to anybody of a place, if it was the reply to a read: a hash of both, one in
+    /// each protocol. Zero if it was something else.
     shown: Box<[AtomicU64]>,
     /// Grows when anything may have changed.
     epoch: AtomicU64,
@@ -64,7 +65,7 @@ impl Default for Stamps {
     fn default() -> Self {
         Self {
             table: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
-            shown: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            shown: (0..2 * PLACES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
             absence: AtomicU64::new(0),
             hasher: foldhash::quality::RandomState::default(),
@@ -139,6 +140,20 @@ impl Stamps {
     /// before is no longer good. True if anything was armed.
     #[inline]
     pub fn touch(&self, place: Place) -> bool {
+        let was_armed = self.disarm(place);
+        // What was given before this may be news again: this has told of a change in between.
+        if self.is_watched(place) {
+            for cell in self.shown(place, Protocol::Resp2) {
+                if cell.load(Ordering::SeqCst) != 0 {
+                    cell.store(0, Ordering::SeqCst);
+                }
+            }
+        }
+        was_armed
+    }
+
+    #[inline]
+    fn disarm(&self, place: Place) -> bool {
         let stamp = self.stamp(place);
         let mut value = stamp.load(Ordering::SeqCst);
         while value & ARMED != 0 {
@@ -153,29 +168,36 @@ impl Stamps {
     }
 
     /// A reply to a read of a key of this place is about to be given that did not come from L1. If it is
-    /// not what was given for that read last, whoever sees it must not see anything older: the place is
+    /// not what was given of this place last, whoever sees it must not see anything older: the place is
     /// touched. An equal one tells nobody anything new.
     pub fn show(&self, place: Place, read: u64, protocol: Protocol, reply: &[u8]) {
         let print = self.print(read, reply);
-        let [same, other] = self.shown(read, protocol);
-        if same.swap(print, Ordering::SeqCst) != print {
-            other.store(0, Ordering::SeqCst);
-            self.touch(place);
+        let [same, other] = self.shown(place, protocol);
+        let last = same.load(Ordering::SeqCst);
+        if last == print {
+            return;
         }
+        self.disarm(place);
+        // Whoever came in between was given something else, before this or after it.
+        let order = Ordering::SeqCst;
+        if same.compare_exchange(last, print, order, order).is_err() {
+            same.store(0, order);
+        }
+        other.store(0, order);
     }
 
-    /// A reply that is kept is about to be given: it is as new as any that was given before. `form` has it
-    /// in both protocols.
-    pub fn note_kept(&self, read: u64, forms: [(Protocol, &[u8]); 2]) {
+    /// A reply that is kept is about to be given, here in both protocols: it is as new as any that was
+    /// given before.
+    pub fn note_kept(&self, place: Place, read: u64, forms: [(Protocol, &[u8]); 2]) {
         for (protocol, reply) in forms {
-            let [cell, _] = self.shown(read, protocol);
+            let [cell, _] = self.shown(place, protocol);
             cell.store(self.print(read, reply), Ordering::SeqCst);
         }
     }
 
-    /// What was given last in this protocol, and in the other.
-    fn shown(&self, read: u64, protocol: Protocol) -> [&AtomicU64; 2] {
-        let pair = read as usize & (PLACES - 1) & !1;
+    /// What was given last of a place in this protocol, and in the other.
+    fn shown(&self, place: Place, protocol: Protocol) -> [&AtomicU64; 2] {
+        let pair = (place.0 as usize & (PLACES - 1)) * 2;
         let cells = [&self.shown[pair], &self.shown[pair + 1]];
         match protocol {
             Protocol::Resp2 => cells,
@@ -183,8 +205,19 @@ impl Stamps {
         }
     }
 
+    /// The epochs are in it: what was given before they grew counts no more.
     fn print(&self, read: u64, reply: &[u8]) -> u64 {
-        self.hasher.hash_one(reply) ^ read.wrapping_mul(GOLDEN) | 1
+        self.hasher.hash_one((read, self.epochs(), reply)) | 1
+    }
+
+    /// As if nothing had been known of this key.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, key: &[u8]) {
+        let place = self.place(self.hash(key));
+        for cell in self.shown(place, Protocol::Resp2) {
+            cell.store(0, Ordering::SeqCst);
+        }
+        self.stamp(place).store(0, Ordering::SeqCst);
     }
 
     /// Any key may have changed.
@@ -227,31 +260,49 @@ mod tests {
         assert!(stamps.stands(&second, false) && !stamps.stands(&first, false));
     }
 
+    fn both(reply: &[u8]) -> [(Protocol, &[u8]); 2] {
+        [(Protocol::Resp2, reply), (Protocol::Resp3, reply)]
+    }
+
+    /// Whether a reply to the read 7 touches what is armed.
+    fn tells(stamps: &Stamps, place: Place, reply: &[u8]) -> bool {
+        let stamp = stamps.arm(place);
+        stamps.show(place, 7, Protocol::Resp2, reply);
+        !stamps.stands(&stamp, false)
+    }
+
     #[test]
-    fn a_reply_that_was_given_before_touches_nothing() {
+    fn a_reply_that_was_given_last_touches_nothing() {
         let stamps = Stamps::default();
         let here = place(&stamps, b"k");
-        let show = |read, reply| stamps.show(here, read, Protocol::Resp2, reply);
-        let keep = |reply2, reply3| {
-            stamps.note_kept(7, [(Protocol::Resp2, reply2), (Protocol::Resp3, reply3)]);
-        };
-        show(7, b"+a");
-        let stamp = stamps.arm(here);
-        show(7, b"+a");
-        assert!(stamps.stands(&stamp, false));
-        keep(b"$-1", b"_");
-        show(7, b"$-1");
-        stamps.show(here, 7, Protocol::Resp3, b"_");
-        assert!(stamps.stands(&stamp, false));
-        show(7, b"+a");
-        assert!(!stamps.stands(&stamp, false), "older or newer: who knows");
-        let stamp = stamps.arm(here);
-        stamps.show(here, 7, Protocol::Resp3, b"_");
-        assert!(!stamps.stands(&stamp, false), "it was not given last");
-        let stamp = stamps.arm(here);
-        show(9, b"+a");
-        assert!(!stamps.stands(&stamp, false), "of another read");
+        assert!(tells(&stamps, here, b"+a") && !tells(&stamps, here, b"+a"));
+        stamps.note_kept(here, 7, both(b"+b"));
+        assert!(!tells(&stamps, here, b"+b"));
+        assert!(
+            tells(&stamps, here, b"+a"),
+            "older or newer than b: who knows"
+        );
+        stamps.touch(here);
         assert!(stamps.is_watched(here) && !stamps.is_armed(here));
+    }
+
+    #[test]
+    fn a_reply_is_news_again_if_anything_else_was_told_since() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        let others: [&dyn Fn(); 6] = [
+            &|| stamps.show(here, 8, Protocol::Resp2, b"+a"),
+            &|| stamps.show(here, 7, Protocol::Resp3, b"+a"),
+            &|| stamps.note_kept(here, 8, both(b"+a")),
+            &|| assert!(!stamps.touch(here)),
+            &|| stamps.touch_all(),
+            &|| stamps.touch_absent(),
+        ];
+        for (at, other) in others.into_iter().enumerate() {
+            stamps.show(here, 7, Protocol::Resp2, b"+a");
+            other();
+            assert!(tells(&stamps, here, b"+a"), "{at}");
+        }
     }
 
     #[test]

@@ -332,6 +332,17 @@ fn speak(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
 }
 
 fn command(world: &mut World, rng: &mut Rng, who: usize) {
+    // Now and then all read one key again and again; the others go on to write it.
+    if world.rush.0 == 0 && rng.percent(2) {
+        world.rush = (20 + rng.below(40), name(rng));
+        world.count("a rush");
+    }
+    if world.rush.0 > 0 {
+        world.rush.0 -= 1;
+        let name = world.rush.1;
+        let key = world.key(who, name);
+        return world.say(who, Ask::Get(key), &["GET", name]);
+    }
     let name = name(rng);
     let key = world.key(who, name);
     let (db, number) = (key.0, world.writes);

@@ -2,8 +2,9 @@
 
 use super::client::Ask;
 use super::link::Link;
-use super::truth::{Fault, Wrong};
+use super::truth::{Fault, NO_STRING, Wrong};
 use super::world::{KEYS, World};
+use crate::commands::Spec;
 use crate::l1::Rule;
 
 /// How often everything is let happen until it must have come to rest.
@@ -23,6 +24,7 @@ impl World {
         if self.server.swapped {
             return Ok(());
         }
+        let exists = self.setting.table.lookup(b"EXISTS").map(Spec::id);
         for entry in self.l1.store.iter() {
             let linked = entry.tracker.link() == entry.link || !self.l1.keeps(Rule::LostLink);
             let stands = self.l1.stamps.stands(&entry.stamp, entry.absent);
@@ -33,8 +35,12 @@ impl World {
             let now = self.server.truth.current(&(entry.scope.db, name.clone()));
             let held = String::from_utf8_lossy(entry.reply()).into_owned();
             let agrees = match &now {
+                _ if Some(entry.command) == exists => {
+                    held == format!(":{}\r\n", i32::from(now.is_some()))
+                }
                 None => held == "_\r\n",
-                Some(value) => held.lines().nth(1) == Some(value),
+                Some(value) if value == NO_STRING => entry.unfit && held.starts_with(NO_STRING),
+                Some(value) => held.lines().nth(1) == Some(value) && !entry.unfit,
             };
             if !agrees {
                 let text = format!("an entry of {name} holds {held:?}, the server {now:?}");

@@ -84,6 +84,8 @@ pub struct World {
     pub executed: Executed,
     pub judge: Judge,
     pub writes: usize,
+    /// So many reads of one key are to come in a row.
+    pub rush: (usize, &'static str),
     /// What happened, step by step, where somebody wants to know.
     pub log: Option<Vec<String>>,
     /// How often what happened.
@@ -155,6 +157,7 @@ impl World {
             answers: VecDeque::new(),
             executed: Executed::new(),
             writes: 0,
+            rush: (0, KEYS[0]),
             log: None,
             counts: BTreeMap::new(),
             stats,

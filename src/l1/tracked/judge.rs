@@ -114,7 +114,7 @@ fn note_kept(l1: &L1, entry: &Entry) {
         (Protocol::Resp2, rendered.as_slice()),
         (Protocol::Resp3, entry.reply()),
     ];
-    l1.stamps.note_kept(entry.hash, forms);
+    l1.stamps.note_kept(entry.stamp.place, entry.hash, forms);
 }
 
 /// What counts the reason why an answer is not kept, if there is one.
