@@ -8,8 +8,8 @@
 //!
 //! A read that travels past L1 may show a newer value than L1 has, which is then good no more. So that the
 //! many reads of a hot key, of which some always travel, do not end its entry again and again, what was
-//! given last of a place is remembered as a hash: an equal reply to the same read touches nothing, if
-//! nothing else has told of the place since.
+//! given last for each read is remembered as a hash: an equal reply touches nothing, if nothing else has
+//! told of a change of its key since.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -51,9 +51,11 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
-    /// What was given last to anybody of a place, if it was the reply to a read: a hash of both, one in
-    /// each protocol. Zero if it was something else.
+    /// What was given last to anybody in reply to a read, by the hash of the read, in each protocol: a hash
+    /// of both, and how much was news of its key by then.
     shown: Box<[AtomicU64]>,
+    /// How often something new was told of the keys of a place.
+    news: Box<[AtomicU32]>,
     /// Grows when anything may have changed.
     epoch: AtomicU64,
     /// Grows when keys were shown that may have been thought missing.
@@ -65,6 +67,7 @@ impl Default for Stamps {
     fn default() -> Self {
         Self {
             table: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            news: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
             shown: (0..2 * PLACES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
             absence: AtomicU64::new(0),
@@ -143,11 +146,7 @@ impl Stamps {
         let was_armed = self.disarm(place);
         // What was given before this may be news again: this has told of a change in between.
         if self.is_watched(place) {
-            for cell in self.shown(place, Protocol::Resp2) {
-                if cell.load(Ordering::SeqCst) != 0 {
-                    cell.store(0, Ordering::SeqCst);
-                }
-            }
+            self.news(place).fetch_add(1, Ordering::SeqCst);
         }
         was_armed
     }
@@ -167,54 +166,72 @@ impl Stamps {
         false
     }
 
-    /// A reply to a read of a key of this place is about to be given that did not come from L1. If it is
-    /// not what was given of this place last, whoever sees it must not see anything older: the place is
-    /// touched. An equal one tells nobody anything new.
+    /// A reply to a read of a key of this place is about to be given that did not come from L1. Whoever sees
+    /// it must not see anything older: the place is touched, unless that is what was given for this read
+    /// last and nothing was told of a change of the key since. Such a reply tells nobody anything new.
     pub fn show(&self, place: Place, read: u64, protocol: Protocol, reply: &[u8]) {
+        let cell = self.shown(read, protocol);
+        let last = cell.load(Ordering::SeqCst);
         let print = self.print(read, reply);
-        let [same, other] = self.shown(place, protocol);
-        let last = same.load(Ordering::SeqCst);
-        if last == print {
+        if last == pack(print, self.age_of_news(place)) {
             return;
         }
         self.disarm(place);
-        // Whoever came in between was given something else, before this or after it.
-        let order = Ordering::SeqCst;
-        if same.compare_exchange(last, print, order, order).is_err() {
-            same.store(0, order);
+        let is_news = print_of(last) != print;
+        if is_news {
+            self.news(place).fetch_add(1, Ordering::SeqCst);
         }
-        other.store(0, order);
+        let now = pack(print, self.age_of_news(place));
+        let order = Ordering::SeqCst;
+        if cell.compare_exchange(last, now, order, order).is_err() {
+            cell.store(0, order); // whoever came in between was given something else
+        }
     }
 
     /// A reply that is kept is about to be given, here in both protocols: it is as new as any that was
     /// given before.
     pub fn note_kept(&self, place: Place, read: u64, forms: [(Protocol, &[u8]); 2]) {
-        for (protocol, reply) in forms {
-            let [cell, _] = self.shown(place, protocol);
-            cell.store(self.print(read, reply), Ordering::SeqCst);
+        let prints = forms.map(|(protocol, reply)| (protocol, self.print(read, reply)));
+        let differs = |(protocol, print): &(Protocol, u32)| {
+            print_of(self.shown(read, *protocol).load(Ordering::SeqCst)) != *print
+        };
+        if prints.iter().any(differs) {
+            self.news(place).fetch_add(1, Ordering::SeqCst);
+        }
+        for (protocol, print) in prints {
+            let now = pack(print, self.age_of_news(place));
+            self.shown(read, protocol).store(now, Ordering::SeqCst);
         }
     }
 
-    /// What was given last of a place in this protocol, and in the other.
-    fn shown(&self, place: Place, protocol: Protocol) -> [&AtomicU64; 2] {
-        let pair = (place.0 as usize & (PLACES - 1)) * 2;
-        let cells = [&self.shown[pair], &self.shown[pair + 1]];
-        match protocol {
-            Protocol::Resp2 => cells,
-            Protocol::Resp3 => [cells[1], cells[0]],
-        }
+    fn shown(&self, read: u64, protocol: Protocol) -> &AtomicU64 {
+        let pair = (read as usize & (PLACES - 1)) * 2;
+        &self.shown[pair + usize::from(protocol == Protocol::Resp3)]
     }
 
-    /// The epochs are in it: what was given before they grew counts no more.
-    fn print(&self, read: u64, reply: &[u8]) -> u64 {
-        self.hasher.hash_one((read, self.epochs(), reply)) | 1
+    fn news(&self, place: Place) -> &AtomicU32 {
+        &self.news[place.0 as usize & (PLACES - 1)]
+    }
+
+    /// How often something was told of the keys of this place that was new; the epochs tell of all keys.
+    fn age_of_news(&self, place: Place) -> u32 {
+        let (epoch, absence) = self.epochs();
+        let epochs = (epoch as u32).wrapping_add(absence as u32);
+        let news = self.news(place).load(Ordering::SeqCst);
+        news.wrapping_add(epochs.wrapping_mul(0x9e37_79b1))
+    }
+
+    /// Never zero.
+    fn print(&self, read: u64, reply: &[u8]) -> u32 {
+        (self.hasher.hash_one((read, reply)) >> 32) as u32 | 1
     }
 
     /// As if nothing had been known of this key.
     #[cfg(test)]
     pub(crate) fn forget(&self, key: &[u8]) {
         let place = self.place(self.hash(key));
-        for cell in self.shown(place, Protocol::Resp2) {
+        // Other keys' cells go too: nobody needs them.
+        for cell in &self.shown {
             cell.store(0, Ordering::SeqCst);
         }
         self.stamp(place).store(0, Ordering::SeqCst);
@@ -237,6 +254,14 @@ impl Stamps {
             && self.epoch.load(Ordering::SeqCst) == stamp.epoch
             && (!absent || self.absence.load(Ordering::SeqCst) == stamp.absence)
     }
+}
+
+fn pack(print: u32, news: u32) -> u64 {
+    u64::from(print) << 32 | u64::from(news)
+}
+
+fn print_of(cell: u64) -> u32 {
+    (cell >> 32) as u32
 }
 
 #[cfg(test)]
@@ -287,21 +312,36 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_news_again_if_anything_else_was_told_since() {
+    fn a_reply_is_news_again_if_a_change_was_told_since() {
         let stamps = Stamps::default();
         let here = place(&stamps, b"k");
         let others: [&dyn Fn(); 6] = [
             &|| stamps.show(here, 8, Protocol::Resp2, b"+a"),
-            &|| stamps.show(here, 7, Protocol::Resp3, b"+a"),
-            &|| stamps.note_kept(here, 8, both(b"+a")),
-            &|| assert!(!stamps.touch(here)),
+            &|| stamps.show(here, 7, Protocol::Resp3, b"+b"),
+            &|| stamps.note_kept(here, 9, both(b"+a")),
+            &|| drop(stamps.touch(here)),
             &|| stamps.touch_all(),
             &|| stamps.touch_absent(),
         ];
+        tells(&stamps, here, b"+a");
         for (at, other) in others.into_iter().enumerate() {
             stamps.show(here, 7, Protocol::Resp2, b"+a");
             other();
             assert!(tells(&stamps, here, b"+a"), "{at}");
+            assert!(!tells(&stamps, here, b"+a"), "{at}");
+        }
+    }
+
+    #[test]
+    fn several_reads_of_a_key_that_does_not_change_let_each_other_be() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        for round in 0..4 {
+            for read in [7, 8] {
+                let stamp = stamps.arm(here);
+                stamps.show(here, read, Protocol::Resp2, b"+a");
+                assert!(stamps.stands(&stamp, false) || round < 2, "{round} {read}");
+            }
         }
     }
 
