@@ -332,13 +332,13 @@ fn speak(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
 }
 
 fn command(world: &mut World, rng: &mut Rng, who: usize) {
-    // Now and then all read one key again and again; the others go on to write it.
-    if world.rush.0 == 0 && rng.percent(2) {
-        world.rush = (20 + rng.below(40), name(rng));
+    // Much of the time all read one key again and again, and seldom do anything else.
+    world.rush.0 = world.rush.0.saturating_sub(1);
+    if world.rush.0 == 0 && rng.percent(5) {
+        world.rush = (20 + rng.below(120), name(rng));
         world.count("a rush");
     }
-    if world.rush.0 > 0 {
-        world.rush.0 -= 1;
+    if world.rush.0 > 0 && rng.percent(93) {
         let name = world.rush.1;
         let key = world.key(who, name);
         return world.say(who, Ask::Get(key), &["GET", name]);

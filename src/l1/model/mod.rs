@@ -88,6 +88,8 @@ fn count(world: World) -> BTreeMap<&'static str, u64> {
         ("fills that came too late", counters.l1_fills_moved.get()),
         ("reads that joined a fetch", counters.l1_joins.get()),
         ("reads behind others", counters.l1_bypass_pipeline.get()),
+        ("reads not worth a fetch", counters.l1_bypass_waste.get()),
+        ("reads without a connection", counters.l1_bypass_down.get()),
         ("pushes", counters.l1_pushes.get()),
         ("null pushes", counters.l1_flushes.get()),
         ("reads judged", world.judge.reads),
@@ -136,7 +138,8 @@ fn no_reply_is_wrong_while_all_rules_are_kept() {
 }
 
 /// What must have happened beside the events, or the runs prove nothing.
-const RARE: [&str; 14] = [
+const RARE: [&str; 18] = [
+    "a rush",
     "a client selects another database",
     "a client swaps databases",
     "a script writes what it does not name",
@@ -149,6 +152,9 @@ const RARE: [&str; 14] = [
     "fills that came too late",
     "reads that joined a fetch",
     "reads behind others",
+    "reads not worth a fetch",
+    "reads ordered in advance",
+    "reads that showed nothing new",
     "pushes",
     "null pushes",
 ];

@@ -258,9 +258,15 @@ impl World {
         lane.input.extend(link.take(n, &mut self.server));
         let (l1, clients, input) = (&self.l1, &mut self.clients, &lane.input);
         let mut heard = Vec::new();
+        let mut repeated = 0;
         let deliver = |run: Option<&Run<Owner<Who>>>, piece: crate::upstream::pipe::Piece| {
             let Some(run) = run else { return };
-            if !run.terms.touched.is_nothing() {
+            if let (Some(_), [place]) = (run.terms.read, run.terms.touched.places()) {
+                let was_armed = l1.stamps.is_armed(*place);
+                run.terms
+                    .note_answered(l1, &piece, &input[piece.range.clone()]);
+                repeated += u64::from(was_armed && l1.stamps.is_armed(*place));
+            } else if !run.terms.touched.is_nothing() {
                 run.terms
                     .note_answered(l1, lane.key.protocol, &piece, &input[piece.range.clone()]);
             }
@@ -277,6 +283,10 @@ impl World {
         let (end, _) = done.map_err(|e| (Wrong::Order, e.to_string()))?;
         lane.input.drain(..end);
         lane.scanned = lane.input.len();
+        *self
+            .counts
+            .entry("reads that showed nothing new")
+            .or_default() += repeated;
         heard.into_iter().try_for_each(|who| self.check(who))
     }
 
