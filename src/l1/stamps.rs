@@ -319,7 +319,9 @@ mod tests {
             &|| stamps.show(here, 8, Protocol::Resp2, b"+a"),
             &|| stamps.show(here, 7, Protocol::Resp3, b"+b"),
             &|| stamps.note_kept(here, 9, both(b"+a")),
-            &|| drop(stamps.touch(here)),
+            &|| {
+                stamps.touch(here);
+            },
             &|| stamps.touch_all(),
             &|| stamps.touch_absent(),
         ];

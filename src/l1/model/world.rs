@@ -23,7 +23,7 @@ use crate::session::{Env, Session, Settings};
 use crate::stats::WorkerStats;
 use crate::upstream::OnLostReply;
 use crate::upstream::loss;
-use crate::upstream::pipe::Run;
+use crate::upstream::pipe::{Run, ShownReads};
 use crate::upstream::reply_to::Owner;
 
 /// Names of keys; the first are the hottest.
@@ -261,14 +261,14 @@ impl World {
         let mut repeated = 0;
         let deliver = |run: Option<&Run<Owner<Who>>>, piece: crate::upstream::pipe::Piece| {
             let Some(run) = run else { return };
-            if let (Some(_), [place]) = (run.terms.read, run.terms.touched.places()) {
+            let (terms, protocol) = (&run.terms, lane.key.protocol);
+            let reply = &input[piece.range.clone()];
+            if let (ShownReads::One(_), [place]) = (&terms.reads, terms.touched.places()) {
                 let was_armed = l1.stamps.is_armed(*place);
-                run.terms
-                    .note_answered(l1, &piece, &input[piece.range.clone()]);
+                terms.note_answered(l1, protocol, &piece, reply);
                 repeated += u64::from(was_armed && l1.stamps.is_armed(*place));
-            } else if !run.terms.touched.is_nothing() {
-                run.terms
-                    .note_answered(l1, lane.key.protocol, &piece, &input[piece.range.clone()]);
+            } else if !terms.touched.is_nothing() {
+                terms.note_answered(l1, protocol, &piece, reply);
             }
             if let Some(Owner::Client(who)) = &run.owner {
                 let client = &mut clients[who.0];
