@@ -431,7 +431,9 @@ def test_16_lives_that_change_while_they_are_asked_for(stage):
         time.sleep(0.001 * n)
         stage.direct("PERSIST", stays)
         stage.direct("PEXPIRE", goes, 60)
-        assert [raw.reply(), raw.reply()] == [b"v", b"v"] or DIRECT
+        # The second may be asked again once its life is in doubt, and be over by then.
+        answers = [raw.reply(), raw.reply()]
+        assert answers[0] == b"v" and answers[1] in (b"v", None) or DIRECT
         time.sleep(0.4)
         assert raw.command("GET", stays) == b"v" and raw.command("GET", goes) is None
         stage.tracked.reply_delay = 0
