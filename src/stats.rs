@@ -189,6 +189,8 @@ counters! {
         l1_bypass_down,
         /// Commands answered from what L1 had, beyond its age, while the server could not be reached.
         l1_stale_hits,
+        /// Reads that L1 would have fetched, had it not only observed.
+        l1_observed_fills,
         /// Commands that L1 would have answered, had it not only observed.
         l1_observed_hits,
         /// Invalidation pushes, and the keys they named.

@@ -49,8 +49,8 @@ impl Spec {
         match &*self.name {
             "EVAL" | "EVALSHA" | "FCALL" => return Effect::Script { reads_only: false },
             "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO" => return Effect::Script { reads_only: true },
-            "SCAN" => return Effect::Finds,
-            "KEYS" | "RANDOMKEY" | "DBSIZE" => return Effect::ReadsAny,
+            "SCAN" | "RANDOMKEY" | "DBSIZE" => return Effect::Finds,
+            "KEYS" => return Effect::ReadsAny, // it tells of those that are not there, too
             // Its other key has the same name, in another database.
             "MOVE" => return Effect::Writes,
             name if name.starts_with("FUNCTION|") => return Effect::None,

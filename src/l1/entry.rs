@@ -101,7 +101,7 @@ pub struct Entry {
     pub unfit: bool,
     /// How many fills of this read before it ended without having been of use.
     pub waste: u8,
-    /// Hits so far.
+    /// Commands that it has saved so far: of those it answered together with others, its share.
     pub reads: AtomicU32,
     /// Reads that found it ended.
     pub misses: AtomicU32,

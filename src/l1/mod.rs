@@ -183,7 +183,12 @@ impl L1 {
         self.views = Mutex::default();
     }
 
-    fn build(config: Config, table: &CommandTable) -> Self {
+    fn build(mut config: Config, table: &CommandTable) -> Self {
+        // One that takes much of the whole would be evicted as soon as it is in.
+        config.max_value = config.max_value.min(config.max_bytes / 8);
+        for rule in &mut config.rules {
+            rule.max_value = rule.max_value.map(|most| most.min(config.max_bytes / 8));
+        }
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
         let (stamps, clock) = (Arc::new(Stamps::default()), Clock::default());
         Self {
@@ -238,6 +243,12 @@ impl L1 {
             is_up || !tracker.reason().is_empty()
         };
         !self.observes() && !trackers.values().any(settled)
+    }
+
+    /// Forgets the connections of those who are gone.
+    pub fn forget_trackers(&self, is_alive: impl Fn(&Scope) -> bool) {
+        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        trackers.retain(|scope, tracker| is_alive(scope) || tracker.standing() != Standing::Closed);
     }
 
     /// All tracked connections that were ever wanted.

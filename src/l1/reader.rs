@@ -16,6 +16,7 @@ use super::rules::Terms;
 use super::tracker::{Standing, Tracker};
 use super::{L1, Rule};
 use crate::stats::WorkerStats;
+use crate::upstream::IdentityId;
 
 /// L1 as one worker sees it.
 #[derive(Debug)]
@@ -68,8 +69,8 @@ pub enum Seen {
     Nothing,
 }
 
-/// Most keys that one command orders.
-const MAX_FETCHES: usize = 256;
+/// Most keys that one command orders: each costs three commands, and all of them save one.
+const MAX_FETCHES: usize = 16;
 
 /// Whether an entry may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,38 +107,9 @@ impl Reader {
         // Where nothing is armed there can be no entry that is good.
         if self.l1.stamps.is_armed(read.place)
             && let Some(entry) = self.find(read)
+            && let Some(seen) = self.use_entry(read, entry, now, is_down)
         {
-            match self.judge(&entry, now) {
-                Verdict::Good | Verdict::Lapsed if entry.unfit => {
-                    self.note(read, unfit(&entry));
-                    return Seen::Nothing;
-                }
-                Verdict::Overdue if entry.unfit => {}
-                Verdict::Good if entry.terms.mode == Mode::Observe => {
-                    counters.l1_observed_hits.add(1);
-                    entry.reads.fetch_add(1, Ordering::Relaxed);
-                    self.note(read, Event::Hit);
-                    return Seen::Nothing;
-                }
-                Verdict::Good => {
-                    if !entry.timed {
-                        entry.tracker.note_hit(now, self.l1.config.lease);
-                    }
-                    return Seen::Entry(entry);
-                }
-                Verdict::Lapsed | Verdict::Overdue if may_serve_stale(&entry, now, &is_down) => {
-                    counters.l1_stale_hits.add(1);
-                    return Seen::Entry(entry);
-                }
-                Verdict::Lapsed | Verdict::Overdue => {
-                    counters.l1_misses.add(1);
-                    return match self.joinable(read, now) {
-                        Some(fetch) => Seen::Fetch(fetch),
-                        None => Seen::Wanted(entry.terms.clone(), entry.waste),
-                    };
-                }
-                Verdict::Bad => {}
-            }
+            return seen;
         }
         let terms = self.l1.rules.of(read.key);
         if !terms.cache || terms.mode == Mode::Off {
@@ -160,17 +132,69 @@ impl Reader {
             return Seen::Nothing;
         }
         // What became of the last fill tells whether another is worth it.
-        match self
-            .find(read)
-            .map_or(Some(0), |entry| entry.worth_another(now))
-        {
+        let found = self.find(read);
+        let worth = |entry: &Arc<Entry>| entry.worth_another(now);
+        match found.as_ref().map_or(Some(0), worth) {
             Some(waste) => Seen::Wanted(terms.clone(), waste),
             None => {
                 self.stats.counters.l1_bypass_waste.add(1);
-                self.note(read, Event::Bypass(Reason::TooSeldom));
+                let why = match found.as_deref().map(unfit) {
+                    Some(Event::Bypass(reason)) => reason,
+                    _ => Reason::TooSeldom,
+                };
+                self.note(read, Event::Bypass(why));
                 Seen::Nothing
             }
         }
+    }
+
+    /// What an entry makes of a read; `None` if it is of no use.
+    fn use_entry(
+        &self,
+        read: &Read<'_>,
+        entry: Arc<Entry>,
+        now: Now,
+        is_down: impl Fn() -> bool,
+    ) -> Option<Seen> {
+        let counters = &self.stats.counters;
+        match self.judge(&entry, now) {
+            Verdict::Good | Verdict::Lapsed if entry.unfit => {
+                self.note(read, unfit(&entry));
+                return Some(Seen::Nothing);
+            }
+            Verdict::Overdue if entry.unfit => {}
+            // There is no reply in such an entry, and nothing is ordered for one.
+            Verdict::Good | Verdict::Lapsed if entry.terms.mode == Mode::Observe => {
+                counters.l1_observed_hits.add(1);
+                entry.reads.fetch_add(1, Ordering::Relaxed);
+                self.note(read, Event::Hit);
+                return Some(Seen::Nothing);
+            }
+            Verdict::Overdue if entry.terms.mode == Mode::Observe => {}
+            Verdict::Good => {
+                if !entry.timed {
+                    entry.tracker.note_hit(now, self.l1.config.lease);
+                }
+                return Some(Seen::Entry(entry));
+            }
+            Verdict::Lapsed | Verdict::Overdue
+                if may_serve_stale(&entry, now, || {
+                    entry.tracker.is_stuck(now, self.l1.config.lease) || is_down()
+                }) =>
+            {
+                counters.l1_stale_hits.add(1);
+                return Some(Seen::Entry(entry));
+            }
+            Verdict::Lapsed | Verdict::Overdue => {
+                counters.l1_misses.add(1);
+                return Some(match self.joinable(read, now) {
+                    Some(fetch) => Seen::Fetch(fetch),
+                    None => Seen::Wanted(entry.terms.clone(), entry.waste),
+                });
+            }
+            Verdict::Bad => {}
+        }
+        None
     }
 
     /// What becomes of a read whose session has nothing in flight. Waits only if it `may`.
@@ -206,10 +230,15 @@ impl Reader {
         may_wait: &mut dyn FnMut() -> bool,
         fetcher: &mut impl Fetcher,
     ) -> Combined {
+        let (misses, observed) = {
+            let counters = &self.stats.counters;
+            (counters.l1_misses.get(), counters.l1_observed_hits.get())
+        };
         let seen: Vec<Seen> = reads
             .iter()
             .map(|read| self.look(read, now, || fetcher.is_down()))
             .collect();
+        self.count_as_one(reads.len(), misses, observed);
         let missing = seen.iter().filter(|seen| !matches!(seen, Seen::Entry(_)));
         let missing = missing.count();
         if missing == 0 {
@@ -238,11 +267,30 @@ impl Reader {
         Combined::Wait(fetches)
     }
 
+    /// A command of so many reads is one hit or one miss, whatever was counted for them since.
+    fn count_as_one(&self, reads: usize, misses: u64, observed: u64) {
+        let counters = &self.stats.counters;
+        let missed = counters.l1_misses.get() - misses;
+        counters.l1_misses.sub(missed.saturating_sub(1));
+        let found = counters.l1_observed_hits.get() - observed;
+        let is_hit = found == reads as u64 && reads > 0;
+        counters.l1_observed_hits.sub(found - u64::from(is_hit));
+    }
+
     /// An entry was given: `bytes` of request and reply did not travel.
-    pub(super) fn count_given(&self, entry: &Entry, read: &Read<'_>, bytes: usize) {
+    pub(super) fn count_given(&self, entry: &Entry, read: &Read<'_>, bytes: usize, pays: bool) {
         self.hot.note(read.key, read.key_hash, Event::Hit, bytes);
-        entry.reads.fetch_add(1, Ordering::Relaxed);
+        if pays {
+            entry.reads.fetch_add(1, Ordering::Relaxed);
+        }
         self.stats.counters.l1_hit_bytes.add(bytes as u64);
+    }
+
+    /// Forgets the connections of those who are gone.
+    pub fn forget_trackers(&self, is_alive: impl Fn(IdentityId) -> bool) {
+        let alive = |scope: &Scope| is_alive(scope.identity);
+        self.trackers.borrow_mut().retain(|scope, _| alive(scope));
+        self.l1.forget_trackers(alive);
     }
 
     /// Lets go what is no longer good and would stay in front of the store for want of readers.
@@ -308,6 +356,9 @@ impl Reader {
         (terms, waste): (&Arc<Terms>, u8),
         fetcher: &mut impl Fetcher,
     ) -> Option<Rc<Fetch>> {
+        if terms.mode == Mode::Observe {
+            return None;
+        }
         let tracker = self.tracker(read.scope);
         tracker.want(now);
         let can = match tracker.standing() {
@@ -390,6 +441,7 @@ impl Reader {
             unfit: false,
             waste: 0,
         };
+        self.stats.counters.l1_observed_fills.add(1);
         let entry = Arc::new(Entry::new(&read.name(), &[], facts));
         self.front.borrow_mut().put(entry.clone());
         self.l1.store.insert(entry);
@@ -415,6 +467,10 @@ fn may_serve_stale(entry: &Entry, now: Now, is_down: impl Fn() -> bool) -> bool 
     let Some(limit) = entry.terms.stale_if_down else {
         return false;
     };
+    // Parts of a hash may have an end of their own, which nobody has told.
+    if entry.reply().is_empty() || entry.shape.is_hash() {
+        return false;
+    }
     let end = entry.age.saturating_add(micros(limit)).min(entry.life);
     now.since(entry.born) < end && is_down()
 }

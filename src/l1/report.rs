@@ -185,6 +185,8 @@ impl<'a> Report<'a> {
     pub fn unused(&self) -> Savings {
         let usage = Usage {
             hits: self.sum(|c| &c.l1_observed_hits),
+            // Two commands beside each read that is fetched.
+            overhead_commands: 2 * self.sum(|c| &c.l1_observed_fills),
             round_trip: self.round_trip(),
             ..Usage::default()
         };

@@ -359,8 +359,10 @@ impl<W: ReplyTo> Conn<W> {
 
     /// Tells the owner of a run that its replies will not come.
     pub(super) fn fail_run(&self, run: Run<Owner<W>>, failure: &Failure) {
-        // It may have been executed all the same.
-        self.link.note_answered(&run.terms.touched);
+        // It may have been executed all the same. A read has shown nothing.
+        if run.terms.touched.writes() {
+            self.link.note_answered(&run.terms.touched);
+        }
         let counters = &self.link.stats.counters;
         let visible = run.visible();
         let count = u64::from(visible);
@@ -408,7 +410,7 @@ impl<W: ReplyTo> Conn<W> {
             let bytes = core.outbox.unanswered().to_vec();
             let runs = core.pipe.take();
             // Whether they were executed is not known, nor whether anybody still waits for them.
-            for run in &runs {
+            for run in runs.iter().filter(|run| run.terms.touched.writes()) {
                 self.link.note_answered(&run.terms.touched);
             }
             if runs

@@ -288,6 +288,9 @@ impl Worker {
         self.leases.retain(|key| logins.is_alive(key.identity));
         let hubs = self.pubsub.forget_hubs(|id| logins.is_alive(id));
         let tracked = self.tracked.forget(|id| logins.is_alive(id));
+        if let Some(reader) = &self.reader {
+            reader.forget_trackers(|id| logins.is_alive(id));
+        }
         others || hubs || tracked
     }
 }

@@ -44,11 +44,8 @@ fn few_commands_reach_keys_that_they_do_not_name() {
         assert!(writes.iter().any(|known| known == name), "{name}");
     }
     assert!(writes.len() < 30, "{writes:?}");
-    assert_eq!(
-        names(Effect::ReadsAny),
-        ["DBSIZE", "KEYS", "RANDOMKEY", "SORT_RO"]
-    );
-    assert_eq!(names(Effect::Finds), ["SCAN"]);
+    assert_eq!(names(Effect::ReadsAny), ["KEYS", "SORT_RO"]);
+    assert_eq!(names(Effect::Finds), ["DBSIZE", "RANDOMKEY", "SCAN"]);
     let scripts = names(Effect::Script { reads_only: false });
     assert_eq!(scripts, ["EVAL", "EVALSHA", "FCALL"]);
 }

@@ -12,6 +12,7 @@ use crate::l1::shape::Shape;
 use crate::l1::{L1, Rule};
 use crate::resp::Protocol;
 use crate::stats::{Counter, Counters};
+use crate::upstream::IdentityId;
 
 /// What has come of the reply to a read.
 #[derive(Debug)]
@@ -145,7 +146,11 @@ fn age(l1: &L1, order: &Order, timed: bool, life: i64, reply: &[u8]) -> u64 {
     } else {
         terms.max_age
     };
-    let most = most.min(bound(order.name.shape));
+    let mut most = most.min(bound(order.name.shape));
+    if order.name.scope.identity != IdentityId::OWN {
+        // What a user may read can change, and no push tells.
+        most = most.min(l1.config.lease);
+    }
     let age = match u64::try_from(life) {
         Ok(life) => most.min(Duration::from_millis(life)),
         // It was there when it was read and has expired since.

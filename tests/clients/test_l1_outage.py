@@ -1,0 +1,111 @@
+"""L1 while the server is away, and what it costs where it cannot help."""
+
+import time
+
+import pytest
+
+from conftest import DIRECT
+from harness.ports import eventually
+from harness.resp import ReplyError
+
+pytestmark = pytest.mark.skipif(DIRECT, reason="about L1")
+
+
+def ask(raw, *words):
+    """The reply, an error too."""
+    try:
+        return raw.command(*words)
+    except ReplyError as error:
+        return error
+
+
+def heat(raw, *keys, times=4):
+    for _ in range(times):
+        for key in keys:
+            ask(raw, "GET", key)
+            time.sleep(0.01)
+
+
+def is_loading(reply):
+    return isinstance(reply, ReplyError) and "LOADING" in str(reply)
+
+
+@pytest.mark.parametrize("settings", [
+    {"cache__mode": "observe", "cache__rules": "k* max_age=200ms stale_if_down=1m"},
+    {"cache__rules": "k* mode=observe max_age=200ms stale_if_down=1m"},
+])
+def test_what_is_only_observed_is_never_an_answer(redis_server, nearkey, settings):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, tls=False, upstream__queue_timeout="200ms", **settings)
+    raw, other = proxy.connect(), proxy.connect()
+    server.control("SET", "k", "v")
+    heat(raw, "k")
+    assert not [row for row in server.clients() if "t" in row["flags"]], "nothing is tracked for it"
+    server.stop()
+    eventually(lambda: is_loading(ask(other, "GET", "elsewhere")), 10, what="the outage is noticed")
+    time.sleep(0.3)
+    for command in (("GET", "k"), ("MGET", "k", "k")):
+        assert is_loading(ask(raw, *command))
+        assert ask(raw, "PING") in ("PONG", b"PONG")
+
+
+def test_the_key_that_is_being_read_when_the_server_goes_is_served_too(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, tls=False, upstream__queue_timeout="200ms", cache__lease="200ms",
+                    cache__rules="k* max_age=300ms stale_if_down=1m")
+    raw = proxy.connect()
+    server.control("SET", "k", "v")
+    heat(raw, "k")
+    server.stop()
+    time.sleep(0.6)
+    # The first may find out that there is nobody; it takes nothing away.
+    ask(raw, "GET", "k")
+    ask(raw, "STRLEN", "k")
+    eventually(lambda: ask(raw, "GET", "k") == b"v", 10, what="the old value is served")
+    assert ask(raw, "GET", "k") == b"v"
+    assert proxy.metrics()["nearkey_l1_stale_hits_total"] > 0
+
+
+def test_a_large_mget_costs_no_more_than_without_l1(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, tls=False, cache__default="cache", cache__max_age="100ms")
+    raw = proxy.connect()
+    keys = [f"k:{n}" for n in range(100)]
+    server.control("MSET", *[word for key in keys for word in (key, "v")])
+    heat(raw, "warm")
+    before = server.info("stats")["total_commands_processed"]
+    for _ in range(60):
+        assert ask(raw, "MGET", *keys) == [b"v"] * 100
+        time.sleep(0.02)
+    spent = int(server.info("stats")["total_commands_processed"]) - int(before)
+    assert spent < 120, spent
+
+
+def test_what_a_user_may_no_longer_read_is_denied_within_the_lease(redis_server, nearkey):
+    server = redis_server(tls=False, password="admin-77")
+    server.control("ACL", "SETUSER", "alice", "reset", "on", ">alice-41", "~*", "+@all")
+    proxy = nearkey(server, tls=False, upstream__auth="passthrough", cache__default="cache", cache__lease="500ms")
+    raw = proxy.connect()
+    ask(raw, "AUTH", "alice", "alice-41")
+    server.control("SET", "k", "v")
+    eventually(lambda: ask(raw, "GET", "k") == b"v" and proxy.metrics()["nearkey_l1_hits_total"] > 0, 10, what="hits")
+    server.control("ACL", "SETUSER", "alice", "resetkeys", "~other:*")
+
+    def denied():
+        reply = ask(raw, "GET", "k")
+        return isinstance(reply, ReplyError) and "NOPERM" in str(reply)
+    eventually(denied, 3, what="the user is denied")
+
+
+def test_a_script_that_says_readonly_does_not_end_l1(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, tls=False, cache__default="cache", cache__scripts="declared")
+    raw = proxy.connect()
+    server.control("SET", "k", "v")
+    heat(raw, "k")
+    tracked = [row["id"] for row in server.clients() if "t" in row["flags"]]
+    for _ in range(5):
+        reply = ask(raw, "EVAL_RO", "return redis.error_reply('READONLY of its own')", 0)
+        assert isinstance(reply, ReplyError)
+        ask(raw, "GET", "k")
+    assert tracked == [row["id"] for row in server.clients() if "t" in row["flags"]]
