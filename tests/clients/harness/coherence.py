@@ -91,7 +91,7 @@ class Checker:
     readers: int = 64
     depths: tuple = (1, 1, 4, 16)
     # The share of reads past L1. Each makes it forget a key.
-    special: float = 0.01
+    special: float = 0.004
     undeclared: bool = True
     evicts: bool = False
     seed: int = 1
