@@ -91,7 +91,7 @@ pub struct Conn<W> {
 impl<W: ReplyTo> Conn<W> {
     /// A connection that is not open.
     pub fn new(key: LaneKey, role: Role, link: Rc<Link>, status: Arc<Status>) -> Rc<Self> {
-        let config = &link.dialer.config;
+        let config = &link.dialer.config();
         let seed = link.dialer.next_nonce();
         let core = Core {
             outbox: Outbox::default(),
@@ -402,7 +402,7 @@ impl<W: ReplyTo> Conn<W> {
             let in_flight = self.core.borrow().pipe.len();
             tracing::warn!(reason, in_flight, key = ?self.key, "upstream connection lost");
         }
-        let config = &self.link.dialer.config;
+        let config = &self.link.dialer.config();
         let streaming = self.core.borrow().pipe.is_streaming();
         let (kept, failed) = {
             let mut core = self.core.borrow_mut();

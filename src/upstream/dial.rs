@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
@@ -28,8 +29,8 @@ const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
 /// Opens connections, for all workers.
 #[derive(Debug)]
 pub struct Dialer {
-    /// Settings.
-    pub config: Config,
+    /// Settings; a reload replaces them.
+    config: ArcSwap<Config>,
     /// The ceiling that every connection counts against.
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
@@ -60,7 +61,7 @@ impl Dialer {
         Self {
             table,
             budget: Budget::new(config.max_connections, stats.clone()),
-            config,
+            config: ArcSwap::from_pointee(config),
             stats,
             facts: FactsCell::default(),
             without_transactions: Mutex::default(),
@@ -69,6 +70,11 @@ impl Dialer {
             established: AtomicI64::new(0),
             nonces: AtomicU64::new(seed),
         }
+    }
+
+    /// The settings in force. What must not change half-way looks at them once.
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
     }
 
     /// Counts connections that are up.
@@ -87,7 +93,7 @@ impl Dialer {
     /// # Errors
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
-        let limit = self.config.connect_timeout;
+        let limit = self.config().connect_timeout;
         let credentials = self.credentials(key)?;
         let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
             Ok(result) => result,
@@ -109,7 +115,7 @@ impl Dialer {
 
     /// Clients come with users of their own.
     pub fn is_passthrough(&self) -> bool {
-        self.config.auth == Auth::Passthrough
+        self.config().auth == Auth::Passthrough
     }
 
     /// COMMAND is asked with the proxy's own credentials where it has some.
@@ -119,7 +125,7 @@ impl Dialer {
 
     /// There are credentials of the proxy's own, or none are needed.
     pub fn has_own_name(&self) -> bool {
-        !self.is_passthrough() || self.config.password.is_some()
+        !self.is_passthrough() || self.config().password.is_some()
     }
 
     /// A connection for the proxy itself, which has no name to give: that the server does not want it
@@ -130,10 +136,10 @@ impl Dialer {
 
     fn credentials(&self, key: LaneKey) -> Result<Credentials, Refusal> {
         if key.identity == IdentityId::OWN {
-            let username = self.config.username.clone();
+            let username = self.config().username.clone();
             return Ok(Credentials {
                 username: username.map(String::into_bytes),
-                password: self.config.password.clone(),
+                password: self.config().password.clone(),
             });
         }
         let login = self.logins.get(key.identity);
@@ -145,7 +151,7 @@ impl Dialer {
     }
 
     fn silence(&self, limit: Duration) -> String {
-        let address = &self.config.address;
+        let address = &self.config().address;
         match self.tls {
             // A Redis port without TLS takes the hello for half a command and waits for the rest.
             Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
@@ -182,7 +188,8 @@ impl Dialer {
 
     /// The proxy's own user is not the default one.
     pub fn has_named_user(&self) -> bool {
-        let user = self.config.username.as_deref();
+        let config = self.config();
+        let user = config.username.as_deref();
         user.is_some_and(|user| user != "default")
     }
 
@@ -196,7 +203,8 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Stream, Refusal> {
-        match &self.config.address {
+        let config = self.config.load_full();
+        match &config.address {
             Address::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(Stream::Unix)
@@ -222,7 +230,7 @@ impl Dialer {
             .map_err(|e| failure(ConnectFailure::Dns, format!("cannot resolve {host}: {e}")))?
             .collect();
         let share =
-            self.config.connect_timeout / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
+            self.config().connect_timeout / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
         let mut last = failure(ConnectFailure::Dns, format!("{host} has no address"));
         for address in addresses {
             match timeout(share, TcpStream::connect(address)).await {
@@ -288,10 +296,10 @@ impl Dialer {
         }
         match (&*state, &new) {
             (_, UpstreamState::Down { cause, message }) => {
-                tracing::warn!(cause = cause.as_str(), address = %self.config.address, "upstream unreachable: {message}");
+                tracing::warn!(cause = cause.as_str(), address = %self.config().address, "upstream unreachable: {message}");
             }
             (_, UpstreamState::Up) => {
-                tracing::info!(address = %self.config.address, "upstream reachable");
+                tracing::info!(address = %self.config().address, "upstream reachable");
             }
             (_, UpstreamState::Unknown) => {}
         }

@@ -113,7 +113,7 @@ impl<W: ReplyTo> Conn<W> {
         if permit.is_some() || !self.is_awaited() {
             return permit;
         }
-        let limit = self.link.dialer.config.lease_timeout.as_micros() as u64;
+        let limit = self.link.dialer.config().lease_timeout.as_micros() as u64;
         let (began, mut told) = (self.link.now(), self.link.now());
         let mut permit = std::pin::pin!(budget.acquire());
         loop {
@@ -224,7 +224,7 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     fn expire_runs(&self) {
-        let limit = self.link.dialer.config.queue_timeout.as_micros() as u64;
+        let limit = self.link.dialer.config().queue_timeout.as_micros() as u64;
         let now = self.link.now();
         let (hopeless, cause, permitted_at) = {
             let core = self.core.borrow();

@@ -268,7 +268,7 @@ impl<W: ReplyTo> Serving<W> {
 
     /// Looks at the clock when the timer says so, and sets it again.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        let config = &self.conn.link.dialer.config;
+        let config = &self.conn.link.dialer.config();
         let slack = config.command_timeout / 8;
         let idle = self.conn.is_idle();
         if !std::mem::replace(&mut self.was_idle, idle) && idle {
@@ -290,7 +290,7 @@ impl<W: ReplyTo> Serving<W> {
 
     /// What the clock demands; returns when it must be looked at again.
     fn check_clock(&mut self, slack: Duration) -> Result<Duration, Ended> {
-        let config = &self.conn.link.dialer.config;
+        let config = &self.conn.link.dialer.config();
         self.expire(config.command_timeout);
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));

@@ -26,7 +26,7 @@ pub fn section(worker: &Worker) -> String {
         &worker.link.started.elapsed().as_secs(),
     );
     line("workers", &worker.all_stats.len());
-    line("upstream", &worker.link.dialer.config.address);
+    line("upstream", &worker.link.dialer.config().address);
     line("connected_clients", &sum(|c| c.clients.get()));
     line(
         "total_connections_received",

@@ -168,7 +168,7 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
     if let Some(current) = &current {
         current.detach();
     }
-    let config = &worker.link.dialer.config;
+    let config = &worker.link.dialer.config();
     let most = config.connections.min(config.max_connections);
     let lanes: Vec<Lane> = (0..most)
         .map(|index| find(worker, LaneId { key, index }))

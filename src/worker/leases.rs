@@ -90,7 +90,9 @@ impl Leases {
             number,
             since: worker.link.now(),
             outcome: Rc::default(),
-            limit: Box::pin(sleep(worker.link.dialer.config.lease_timeout.max(MIN_WAIT))),
+            limit: Box::pin(sleep(
+                worker.link.dialer.config().lease_timeout.max(MIN_WAIT),
+            )),
             overdue: false,
         };
         stats.counters.leases_awaited.add(1);
@@ -145,7 +147,7 @@ impl Leases {
         while wait.limit.as_mut().poll(&mut cx).is_ready() {
             if !wait.overdue && self.is_served(wait) {
                 wait.overdue = true;
-                let more = tokio::time::Instant::now() + dialer.config.connect_timeout;
+                let more = tokio::time::Instant::now() + dialer.config().connect_timeout;
                 wait.limit.as_mut().reset(more);
                 continue;
             }
@@ -260,7 +262,7 @@ fn is_wanted_elsewhere(worker: &Worker, first: Option<&Waiter>) -> bool {
     };
     let passes = first.is_none_or(|first| {
         let own = Duration::from_micros(worker.link.now().saturating_sub(first.since));
-        longest > own && longest >= dialer.config.lease_timeout / FOREIGN_PATIENCE
+        longest > own && longest >= dialer.config().lease_timeout / FOREIGN_PATIENCE
     });
     passes && dialer.budget.take_wish(true)
 }

@@ -57,7 +57,7 @@ impl HubConn {
     /// A hub without a connection.
     pub fn new(worker: &Worker, identity: IdentityId) -> Rc<Self> {
         let dialer = &worker.link.dialer;
-        let (min, max) = (dialer.config.backoff_min, dialer.config.backoff_max);
+        let (min, max) = (dialer.config().backoff_min, dialer.config().backoff_max);
         Rc::new(Self {
             identity,
             hub: RefCell::new(Hub::new(worker.census.clone())),
@@ -209,7 +209,7 @@ impl HubConn {
                 self.waiting(worker, cause, sleep_until(at.into())).await?;
             }
             let busy = Failure::Busy(dialer.budget.max());
-            let permit = timeout(dialer.config.lease_timeout, dialer.budget.acquire());
+            let permit = timeout(dialer.config().lease_timeout, dialer.budget.acquire());
             let permit = self.waiting(worker, Some(busy.clone()), permit).await?;
             let Ok(Some(permit)) = permit else {
                 self.hub.borrow_mut().expire(Tick::MAX, &busy);
@@ -300,7 +300,7 @@ impl HubConn {
     /// Fails what has waited longer than `queue_timeout`. While attempts have been failing for that
     /// long and none is due, nothing waits at all.
     fn expire(&self, worker: &Worker, cause: &Failure) {
-        let limit = worker.link.dialer.config.queue_timeout.as_micros() as u64;
+        let limit = worker.link.dialer.config().queue_timeout.as_micros() as u64;
         let now = worker.link.now();
         let pausing = self.retry_at.get().is_some_and(|at| at > Instant::now());
         let down_since = self.down.borrow().as_ref().map_or(now, |(since, _)| *since);

@@ -228,7 +228,7 @@ impl<'a> Serving<'a> {
 
     /// Looks at the clock and at who wants what; returns when to look again.
     fn check(&mut self) -> Result<Duration, Ended> {
-        let config = &self.worker.link.dialer.config;
+        let config = &self.worker.link.dialer.config();
         let now = self.worker.link.now();
         let since = |tick: Tick| Duration::from_micros(now.saturating_sub(tick));
         {

@@ -74,7 +74,7 @@ impl TrackedConn {
     /// A connection that is not open.
     pub fn new(worker: &Worker, l1: Arc<L1>, scope: Scope) -> Rc<Self> {
         let dialer = &worker.link.dialer;
-        let (min, max) = (dialer.config.backoff_min, dialer.config.backoff_max);
+        let (min, max) = (dialer.config().backoff_min, dialer.config().backoff_max);
         let patience = Backoff::new(MIN_PAUSE, MAX_PAUSE - MIN_PAUSE, dialer.next_nonce());
         Rc::new(Self {
             tracker: l1.tracker(scope),
@@ -171,7 +171,7 @@ impl TrackedConn {
             Ended::Stale => self.pause_shortly(),
             Ended::Lost(reason) => {
                 dialer.stats.lost.fetch_add(1, Relaxed);
-                tracing::warn!(reason, address = %dialer.config.address, "L1's connection lost");
+                tracing::warn!(reason, address = %dialer.config().address, "L1's connection lost");
                 self.pause_shortly();
             }
         }
@@ -226,7 +226,7 @@ impl TrackedConn {
         } else if protocol == Protocol::Resp2 {
             Ok(Some(Verdict::resp2()))
         } else {
-            let limit = worker.link.dialer.config.connect_timeout;
+            let limit = worker.link.dialer.config().connect_timeout;
             let asked = timeout(limit, self.set_up(worker, &mut stream, &identity));
             let late = |_| Err(format!("the server did not answer within {limit:?}"));
             asked.await.unwrap_or_else(late).map(Some)
@@ -247,7 +247,7 @@ impl TrackedConn {
         verdict: Result<Option<Verdict>, String>,
         plan: Plan,
     ) -> Option<(Standing, Option<Instant>)> {
-        let address = &worker.link.dialer.config.address;
+        let address = &worker.link.dialer.config().address;
         let db = self.tracker.scope.db;
         match verdict {
             Ok(Some(Verdict::Tracking)) => {
@@ -281,7 +281,7 @@ impl TrackedConn {
         self.tracker.set_standing(Standing::Opening, Some(reason));
         if *self.logged.borrow() != reason {
             self.logged.replace(reason.to_owned());
-            let address = &worker.link.dialer.config.address;
+            let address = &worker.link.dialer.config().address;
             let db = self.tracker.scope.db;
             tracing::warn!(%address, db, mode, reason, "L1 cannot hear of changes");
         }
