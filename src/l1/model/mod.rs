@@ -177,8 +177,9 @@ const RULES: [(Rule, bool); 13] = [
     (Rule::Scope, true),
 ];
 
-/// Up to this many seeds must be enough.
-const ENOUGH: u64 = 300;
+/// Up to this many seeds must be enough. Hashes differ from run to run, and with them what a seed tells: seldom are more
+/// than a hundred needed.
+const ENOUGH: u64 = 3000;
 
 #[test]
 fn l1_is_caught_without_any_of_its_rules() {
