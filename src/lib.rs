@@ -46,6 +46,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod downstream;
+pub mod events;
 pub mod healthcheck;
 pub mod hub;
 pub mod l1;

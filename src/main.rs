@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nearkey::cli::{self, Cli, Command};
 use nearkey::config::{self, Config, Loaded};
+use nearkey::events::Events;
 use nearkey::proxy::Proxy;
 use nearkey::upstream::{Address, Verify, provider};
 use nearkey::{admin, healthcheck, limits, telemetry};
@@ -61,7 +62,8 @@ fn check_health(cli: &Cli, timeout: Duration) -> ExitCode {
 }
 
 fn run(loaded: Loaded) -> ExitCode {
-    if let Err(e) = telemetry::init(&loaded.config.log) {
+    let events = Events::default();
+    if let Err(e) = telemetry::init(&loaded.config.log, events.clone()) {
         eprintln!("nearkey: {e}");
         return ExitCode::from(MISCONFIGURED);
     }
@@ -78,7 +80,7 @@ fn run(loaded: Loaded) -> ExitCode {
         .enable_all()
         .build();
     let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(config, events)),
         Err(e) => Err(format!("cannot start: {e}")),
     };
     match served {
@@ -91,10 +93,11 @@ fn run(loaded: Loaded) -> ExitCode {
 }
 
 /// Runs until a signal has come and the drain is over.
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(config: Config, events: Events) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
     let (delay, admin) = (config.process.drain_delay, config.admin.clone());
     let mut state = admin_state(&config);
+    state.events = events;
     let proxy = Proxy::start(config).map_err(|e| e.to_string())?;
     state.workers = proxy.workers().to_vec();
     state.upstream = proxy.upstream().clone();
@@ -150,6 +153,7 @@ fn admin_state(config: &Config) -> admin::State {
             .as_ref()
             .is_some_and(|tls| tls.verify == Verify::None),
         l1: None,
+        events: Events::default(),
     }
 }
 

@@ -10,6 +10,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::events::Events;
 
 /// Settings of the log (`[log]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +59,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Starts logging for the whole process, panics included.
-pub fn init(config: &Config) -> Result<(), Error> {
+/// Starts logging for the whole process, panics included; `events` keeps the latest.
+pub fn init(config: &Config, events: Events) -> Result<(), Error> {
     let ansi = io::stderr().is_terminal();
     let subscriber = subscriber(config, ansi, || OneLine(io::stderr()))?;
+    let subscriber = subscriber.with(events);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::AlreadySet)?;
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();

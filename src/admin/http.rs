@@ -1,6 +1,13 @@
 //! As much HTTP/1.1 as probes and scrapers speak: GET and HEAD, no request bodies.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+/// What a browser may do with an answer: show it, run the page's own script and ask this endpoint.
+const POLICY: &str = "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+    Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 
 /// Longest request head.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
@@ -15,6 +22,8 @@ pub(super) struct Request {
     pub(super) query: String,
     /// Text is accepted, and nothing for programs.
     pub(super) wants_text: bool,
+    /// A page can be shown.
+    pub(super) wants_html: bool,
     /// Whether the connection may carry another request.
     pub(super) keep_alive: bool,
 }
@@ -85,7 +94,7 @@ fn parse_head(head: &str) -> Option<Request> {
         "HTTP/1.0" => false,
         _ => return None,
     };
-    let mut wants_text = false;
+    let (mut wants_text, mut wants_html) = (false, false);
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':')?;
         if name.is_empty() || name.contains(char::is_whitespace) {
@@ -94,6 +103,7 @@ fn parse_head(head: &str) -> Option<Request> {
         keep_alive &= !ends_the_connection(name, value.trim());
         if name.eq_ignore_ascii_case("accept") {
             wants_text = value.contains("text/") && !value.contains("json");
+            wants_html = value.contains("text/html");
         }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -102,6 +112,7 @@ fn parse_head(head: &str) -> Option<Request> {
         path: path.to_owned(),
         query: query.to_owned(),
         wants_text,
+        wants_html,
         keep_alive,
     })
 }
@@ -148,7 +159,7 @@ impl Status {
 pub(super) struct Response {
     status: Status,
     content_type: &'static str,
-    body: String,
+    body: Cow<'static, str>,
 }
 
 impl Response {
@@ -158,12 +169,21 @@ impl Response {
         Self {
             status: Status::Ok,
             content_type,
-            body,
+            body: body.into(),
+        }
+    }
+
+    /// A file of the page.
+    pub(super) fn asset(content_type: &'static str, body: &'static str) -> Self {
+        Self {
+            status: Status::Ok,
+            content_type,
+            body: body.into(),
         }
     }
 
     /// An answer for people.
-    pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
+    pub(super) fn text(status: Status, body: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             content_type: "text/plain; charset=utf-8",
@@ -178,7 +198,7 @@ impl Response {
         Self {
             status,
             content_type: "application/json",
-            body,
+            body: body.into(),
         }
     }
 
@@ -202,7 +222,7 @@ impl Response {
         let (line, length) = (status.line(), body.len());
         let mut text = format!(
             "HTTP/1.1 {line}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
-             Cache-Control: no-store\r\n{allow}Connection: {connection}\r\n\r\n"
+             Cache-Control: no-store\r\n{POLICY}{allow}Connection: {connection}\r\n\r\n"
         );
         if with_body {
             text.push_str(body);
@@ -225,6 +245,7 @@ mod tests {
             path: path.to_owned(),
             query: String::new(),
             wants_text: false,
+            wants_html: false,
             keep_alive,
         }))
     }

@@ -361,7 +361,7 @@ impl Metrics {
 }
 
 /// Commands that L1 answered, with what it knew or with what it fetched.
-fn from_l1(state: &State) -> u64 {
+pub(super) fn from_l1(state: &State) -> u64 {
     state.sum(|c| &c.l1_hits) + state.sum(|c| &c.l1_fetched)
 }
 

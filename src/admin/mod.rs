@@ -1,4 +1,4 @@
-//! The admin HTTP endpoint: `/metrics`, `/health`, `/ready`, `/live`, `/hotkeys`.
+//! The admin HTTP endpoint: `/metrics`, `/health`, `/ready`, `/live`, `/hotkeys`, `/overview` and a page.
 //!
 //! It only reads: the counters that the workers keep and the verdict on the upstream that the data
 //! path leaves behind. An answer never waits for the upstream, with one exception: `/health` of a
@@ -10,14 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::events::Events;
 use crate::l1::L1;
 use crate::stats::{Counter, Counters, UpstreamState, UpstreamStats, WorkerStats};
 
 mod health;
 mod histogram;
+mod history;
 mod http;
 mod l1;
 mod metrics;
+mod overview;
+mod page;
 mod process;
 mod server;
 
@@ -60,6 +64,8 @@ pub struct State {
     pub tls_verify_disabled: bool,
     /// L1, if the configuration has a use for one.
     pub l1: Option<Arc<L1>>,
+    /// The latest events of the log.
+    pub events: Events,
 }
 
 impl State {

@@ -11,9 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::history::History;
 use super::http::{MAX_HEAD, Method, Request, Response, Status, parse};
 use super::metrics::Metrics;
-use super::{Prober, State, health, l1};
+use super::{Prober, State, health, l1, overview, page};
 
 /// Connections served at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -35,17 +36,6 @@ const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 /// Pause after a failed accept, which is mostly for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The page at `/`.
-const INDEX: &str = "\
-nearkey admin
-
-/health   how things are, as JSON; 503 when the upstream is down
-/ready    200 when new clients are welcome
-/live     200 as long as the process runs
-/metrics  Prometheus metrics
-/hotkeys  the keys used most, and what L1 does with them: ?by=reads|misses|bytes|writes&n=20&format=text
-";
-
 /// Serves the admin endpoint until `shutdown` completes.
 pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future) {
     let server = Arc::new(Server::new(state));
@@ -53,9 +43,12 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
     // Dropping the set at the end aborts what is still in it.
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
+    let history = server.history.keep(&server.state);
+    tokio::pin!(history);
     loop {
         tokio::select! {
             _ = &mut shutdown => return,
+            () = &mut history => return,
             accepted = accept(&listener, &places) => match accepted {
                 Ok((stream, place)) => {
                     connections.spawn(converse(stream, Arc::clone(&server), place));
@@ -158,6 +151,7 @@ struct Server {
     state: Arc<State>,
     metrics: Metrics,
     prober: Prober,
+    history: History,
 }
 
 impl Server {
@@ -165,6 +159,7 @@ impl Server {
         Self {
             metrics: Metrics::new(&state),
             prober: Prober::default(),
+            history: History::default(),
             state,
         }
     }
@@ -174,13 +169,13 @@ impl Server {
             return Response::error(Status::MethodNotAllowed);
         }
         match request.path.as_str() {
-            "/" => Response::text(Status::Ok, INDEX),
             "/live" => health::live(),
             "/ready" => health::ready(&self.state, &self.prober),
             "/health" => health::health(&self.state, &self.prober).await,
             "/hotkeys" => l1::hot_keys(&self.state, request),
             "/metrics" => Response::metrics(self.metrics.render(&self.state)),
-            _ => Response::error(Status::NotFound),
+            "/overview" => overview::overview(&self.state, &self.history, request),
+            _ => page::file(request).unwrap_or_else(|| Response::error(Status::NotFound)),
         }
     }
 }

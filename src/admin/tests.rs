@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::stats::ConnectFailure;
 
-fn state() -> State {
+pub(super) fn state() -> State {
     State {
         workers: vec![
             Arc::new(WorkerStats::default()),
@@ -29,6 +29,7 @@ fn state() -> State {
         probe: None,
         tls_verify_disabled: false,
         l1: None,
+        events: Events::default(),
     }
 }
 
