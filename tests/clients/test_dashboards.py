@@ -21,7 +21,7 @@ DASHBOARD = DEPLOY / "grafana" / "nearkey.json"
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus here")
 
-# Series that are there only where prices are stated, or the like, would be listed here with the reason.
+# A series in an expression, with its labels.
 METRIC = re.compile(r"\b(?:nearkey|redis|process)_[a-z0-9_]+(?:\{[^}]*\})?")
 
 
