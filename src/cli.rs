@@ -26,6 +26,9 @@ Examples:
   Replies to reads of hot keys kept in memory, for some keys (rules of L1, see proxy.toml):
     NEARKEY_CACHE__RULES='product:*; session:* bypass' nearkey
 
+  Would it work with this server? What can the server do?
+    nearkey check --upstream rediss://default:PASSWORD@HOST:6379
+
   What would it run with, and where does each value come from?
     nearkey config
 
@@ -85,6 +88,13 @@ pub struct Flags {
 pub enum Command {
     /// Print the configuration in force, secrets hidden, each value with where it comes from
     Config,
+    /// Connect as configured, print what the server is and can, and what stands in the way; exit code
+    /// 0 if it would work, else 1
+    Check {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask a running proxy whether it is healthy; exit code 0 or 1, for container health checks
     Healthcheck {
         /// Longest wait for the answer

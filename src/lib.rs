@@ -42,6 +42,7 @@
 //! connections.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     match cli.command {
         None => load(&cli).map_or_else(|code| code, run),
         Some(Command::Config) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
+        Some(Command::Check { json }) => load(&cli).map_or_else(|code| code, |l| check(l, json)),
         Some(Command::Healthcheck { timeout }) => check_health(&cli, timeout),
     }
 }
@@ -38,6 +39,35 @@ fn show(loaded: &Loaded) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     ExitCode::SUCCESS
+}
+
+/// Says whether this would work, and what the server is.
+fn check(loaded: Loaded, json: bool) -> ExitCode {
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let report = match runtime {
+        Ok(runtime) => runtime.block_on(nearkey::check::run(&loaded.config)),
+        Err(e) => Err(format!("cannot start: {e}")),
+    };
+    match report {
+        Ok(report) => {
+            let text = if json {
+                report.to_json()
+            } else {
+                report.to_text()
+            };
+            print!("{text}");
+            ExitCode::from(u8::from(!report.works()))
+        }
+        Err(message) => {
+            eprintln!("nearkey: {message}");
+            ExitCode::from(MISCONFIGURED)
+        }
+    }
 }
 
 fn check_health(cli: &Cli, timeout: Duration) -> ExitCode {

@@ -318,7 +318,10 @@ fn tune(stream: &TcpStream) {
 }
 
 /// One request and its reply; anything after the reply is a surplus.
-async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
+///
+/// # Errors
+/// The connection was lost, or what came is no single reply of at most 64 KiB.
+pub async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
     let lost = |e: io::Error| match explain(&e) {
         Some(refusal) => failure(refusal.cause(), refusal.to_string()),
         None => failure(
@@ -326,21 +329,10 @@ async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
             format!("connection lost in the handshake: {e}"),
         ),
     };
-    let mut sent = 0;
-    while sent < request.len() {
-        sent += poll_fn(|cx| stream.poll_write(cx, &request[sent..]))
-            .await
-            .map_err(lost)?;
-    }
-    poll_fn(|cx| stream.poll_flush(cx)).await.map_err(lost)?;
+    send(stream, request).await.map_err(lost)?;
     let (mut scanner, mut frame, mut chunk) = (ReplyScanner::default(), Vec::new(), [0; 4096]);
     loop {
-        let n = poll_fn(|cx| stream.poll_read(cx, &mut chunk))
-            .await
-            .map_err(lost)?;
-        if n == 0 {
-            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
-        }
+        let n = read(stream, &mut chunk).await.map_err(lost)?;
         let seen = frame.len();
         frame.extend_from_slice(&chunk[..n]);
         let malformed = |what: String| failure(ConnectFailure::Protocol, what);
@@ -358,6 +350,29 @@ async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
                 return Err(malformed("more than one reply to one request".to_owned()));
             }
         }
+    }
+}
+
+/// Sends all of it.
+///
+/// # Errors
+/// The connection was lost.
+pub async fn send(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        sent += poll_fn(|cx| stream.poll_write(cx, &bytes[sent..])).await?;
+    }
+    poll_fn(|cx| stream.poll_flush(cx)).await
+}
+
+/// Reads what comes next.
+///
+/// # Errors
+/// The connection was lost, or ended.
+pub async fn read(stream: &mut Stream, chunk: &mut [u8]) -> io::Result<usize> {
+    match poll_fn(|cx| stream.poll_read(cx, chunk)).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        n => Ok(n),
     }
 }
 

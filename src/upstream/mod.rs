@@ -25,6 +25,7 @@ pub mod pipe;
 pub mod provider;
 pub mod reply_to;
 mod serve;
+pub mod server_info;
 mod shown;
 pub mod status;
 pub mod stream;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::tls::TlsStream;
+use super::tls::{Facts, TlsStream};
 
 /// Ciphertext read at once; TLS itself would ask for a quarter of a record at a time.
 const TLS_READ: usize = 32 * 1024;
@@ -59,6 +59,14 @@ impl Stream {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+        }
+    }
+
+    /// What of TLS was agreed upon; `None` without TLS.
+    pub fn tls_facts(&self) -> Option<Facts> {
+        match self {
+            Self::Tls(stream) => Some(Facts::of(stream)),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 

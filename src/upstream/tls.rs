@@ -22,6 +22,7 @@ use crate::downstream::TlsIdentity;
 use crate::upstream::{TlsConfig, Verify};
 
 mod error;
+mod facts;
 mod pem;
 mod verify;
 
@@ -29,6 +30,7 @@ mod verify;
 mod tests;
 
 pub use error::{TlsError, explain};
+pub use facts::{Certificate, Facts};
 use verify::{Anything, Chain};
 
 /// A TLS connection that this process opened.
