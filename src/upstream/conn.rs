@@ -248,9 +248,10 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
-    /// Starts to open the connection in the background, unless the server has just refused it.
+    /// Starts to open the connection in the background, unless attempts have just failed.
     pub fn open(self: &Rc<Self>) {
-        if self.state() == State::Idle && self.status.refusal().is_none() {
+        let is_refused = self.status.refusal().is_some() || self.link.dialer.gate.is_pausing();
+        if self.state() == State::Idle && !is_refused {
             self.start();
         }
     }
@@ -380,7 +381,7 @@ impl<W: ReplyTo> Conn<W> {
                     Failure::Unreachable(_) | Failure::Refused(_) => {
                         counters.errors_unreachable.add(count)
                     }
-                    Failure::Busy(_) => counters.errors_busy.add(count),
+                    Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(count),
                     Failure::Timeout(_) => counters.errors_timeout.add(count),
                     Failure::Lost | Failure::Torn => counters.errors_lost.add(count),
                 }
@@ -403,6 +404,9 @@ impl<W: ReplyTo> Conn<W> {
             tracing::warn!(reason, in_flight, key = ?self.key, "upstream connection lost");
         }
         let config = &self.link.dialer.config();
+        if matches!(ended, Ended::Lost(_)) {
+            self.link.dialer.gate.note_loss(config);
+        }
         let streaming = self.core.borrow().pipe.is_streaming();
         let (kept, failed) = {
             let mut core = self.core.borrow_mut();
