@@ -50,6 +50,7 @@ pub mod healthcheck;
 pub mod hub;
 pub mod l1;
 pub mod limits;
+pub mod plan;
 pub mod proxy;
 pub mod resp;
 pub mod secret;

@@ -283,7 +283,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     Setting::new(
         "upstream.opens_per_second",
         Kind::Integer((1, 100_000), |d| &mut d.config.upstream.opens_per_second),
-        "20",
+        "50",
         "Connections opened per second at most, beyond a burst of half as many.",
     ),
     Setting::new(

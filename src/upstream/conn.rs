@@ -248,10 +248,9 @@ impl<W: ReplyTo> Conn<W> {
         self.status.poll_open(waker, || self.start())
     }
 
-    /// Starts to open the connection in the background, unless attempts have just failed.
+    /// Starts to open the connection in the background, unless the server has just refused it.
     pub fn open(self: &Rc<Self>) {
-        let is_refused = self.status.refusal().is_some() || self.link.dialer.gate.is_pausing();
-        if self.state() == State::Idle && !is_refused {
+        if self.state() == State::Idle && self.status.refusal().is_none() {
             self.start();
         }
     }

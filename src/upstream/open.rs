@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until};
 
+use super::IdentityId;
 use super::budget::Permit;
 use super::conn::{Conn, Role};
 use super::facts::Identity;
@@ -42,7 +43,7 @@ impl<W: ReplyTo> Conn<W> {
                 self.expiring(sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
-            match self.expiring(dialer.dial(self.key, Wish::Shared)).await {
+            match self.expiring(dialer.dial(self.key, self.wish())).await {
                 Ok((stream, identity)) => {
                     self.handle_open(identity);
                     return Some((stream, permit));
@@ -53,6 +54,13 @@ impl<W: ReplyTo> Conn<W> {
                 return None;
             }
         }
+    }
+
+    /// A connection in a client's name that nobody has entered a command for is the question whether the
+    /// server knows it.
+    fn wish(&self) -> Wish {
+        let is_known = self.key.identity == IdentityId::OWN || !self.core.borrow().pipe.is_empty();
+        if is_known { Wish::Shared } else { Wish::Login }
     }
 
     /// Attempts for as long as a command may wait for the server, given up as soon as nobody wants the

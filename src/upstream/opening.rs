@@ -2,7 +2,8 @@
 //!
 //! Opening is what hurts a server that has just come back: TLS handshakes cost it more than commands
 //! do. So there is a rate (`upstream.opens_per_second`), a number of dials at a time, and an order:
-//! shared connections first, which everybody waits for.
+//! shared connections first, which everybody waits for. Logins of clients' own users have the same rate
+//! once more for themselves: wrong passwords take nothing from those who are known.
 //!
 //! A dial that fails says something about the server, not about whoever asked. The process pauses as a
 //! whole then, at random between nothing and a bound that doubles, and afterwards one wish dials and all
@@ -48,6 +49,8 @@ pub enum Wish {
     Shared,
     /// One session, or all subscribers.
     Leased,
+    /// Somebody who says who he is, and has not shown it yet.
+    Login,
     /// L1.
     Tracked,
 }
@@ -261,9 +264,8 @@ struct Book {
     waiting: BTreeSet<(Wish, u64)>,
     next: u64,
     dialing: usize,
-    /// Opens that may be made now; grows with time up to the burst.
-    tokens: f64,
-    counted_at: Option<Instant>,
+    opens: Bucket,
+    logins: Bucket,
     /// Verdicts against the server so far.
     failures: u64,
     trouble: Option<Trouble>,
@@ -294,8 +296,8 @@ impl Book {
             waiting: BTreeSet::new(),
             next: 0,
             dialing: 0,
-            tokens: 0.0,
-            counted_at: None,
+            opens: Bucket::default(),
+            logins: Bucket::default(),
             failures: 0,
             trouble: None,
             proved_at: None,
@@ -335,25 +337,15 @@ impl Book {
         if now < self.scattered_until {
             return Look::At(self.scattered_until);
         }
-        self.count(now, terms);
-        if self.tokens < 1.0 {
-            let missing = (1.0 - self.tokens) / terms.per_second as f64;
-            // Rounding must not make it an instant too early, again and again.
-            return Look::At(now + Duration::from_secs_f64(missing) + Duration::from_millis(1));
+        let bucket = match place.rank.0 {
+            Wish::Login => &mut self.logins,
+            _ => &mut self.opens,
+        };
+        if let Some(at) = bucket.take(now, terms) {
+            return Look::At(at);
         }
-        self.tokens -= 1.0;
         self.dialing += 1;
         Look::Go
-    }
-
-    fn count(&mut self, now: Instant, terms: Terms) {
-        let grown = match self.counted_at.replace(now) {
-            None => terms.burst(),
-            Some(before) => {
-                now.saturating_duration_since(before).as_secs_f64() * terms.per_second as f64
-            }
-        };
-        self.tokens = (self.tokens + grown).min(terms.burst());
     }
 
     fn succeed(&mut self, now: Instant) -> News {
@@ -417,6 +409,33 @@ impl Book {
     fn next_seed(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.seed
+    }
+}
+
+/// Opens that may be made now.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Grows with time up to the burst.
+    tokens: f64,
+    counted_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// Takes one; else when there will be one.
+    fn take(&mut self, now: Instant, terms: Terms) -> Option<Instant> {
+        let rate = terms.per_second as f64;
+        let grown = match self.counted_at.replace(now) {
+            None => terms.burst(),
+            Some(before) => now.saturating_duration_since(before).as_secs_f64() * rate,
+        };
+        self.tokens = (self.tokens + grown).min(terms.burst());
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return None;
+        }
+        let missing = Duration::from_secs_f64((1.0 - self.tokens) / rate);
+        // Rounding must not make it an instant too early, again and again.
+        Some(now + missing + Duration::from_millis(1))
     }
 }
 
