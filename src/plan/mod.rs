@@ -86,7 +86,8 @@ impl Plan {
         }
         let per_instance = match self.suggested {
             Some((most, _)) if !self.fits() => most,
-            _ => q.per_instance,
+            _ if self.fits() => q.per_instance,
+            _ => 1,
         };
         let own = per_instance.saturating_sub(1);
         let leases = match own {
