@@ -64,14 +64,15 @@ def test_a_thousand_clients_through_a_fleet_never_exceed_forty_connections(redis
     allow_files(8192)
     server = redis_server(password="pw", args=["--maxclients", str(MAXCLIENTS)])
     prepare(server)
-    # With L1 all clients speak one protocol, so that of two connections one is left for the tracked one.
+    # One shared connection for each protocol. With L1 half of the proxies have clients of one protocol only: there a
+    # connection is left for the tracked one, and at the others it must do without.
     settings = {"upstream__max_connections": 2, "upstream__connections": 1, **PATIENT}
     if l1:
         settings["cache__default"] = "cache"
     fleet = [nearkey(server, wait=False, **settings) for _ in range(FLEET)]
     for proxy in fleet:
         eventually(proxy._is_up, 30, what="the fleet is up")
-    visitors = [Visitor(n, 2 if l1 else 2 + n // FLEET % 2, seed=1) for n in range(CLIENTS)]
+    visitors = [Visitor(n, 2 + n // FLEET % 2 if not l1 or n % 2 else 2, seed=1) for n in range(CLIENTS)]
     with ConnectionWatch(server) as watch:
         crowd = Crowd(visitors, [(proxy.host, proxy.port) for proxy in fleet], SECONDS).run()
     assert not crowd.errors, (len(crowd.errors), crowd.errors[:5])
@@ -85,13 +86,13 @@ def test_a_thousand_clients_through_a_fleet_never_exceed_forty_connections(redis
     rejected = int(server.info("stats")["rejected_connections"])
     print(f"\n{crowd.checked} replies, most upstream connections {watch.most} ({watch.samples} looks), rejected {rejected}, "
           f"hits {hits:.0f}, last arrival {max(crowd.arrived[:CLIENTS]):.1f} s")
-    assert crowd.checked > CLIENTS * 5
+    assert crowd.checked > CLIENTS * 3
     assert watch.samples > 10
     assert FLEET <= watch.most <= 2 * FLEET
     assert max(peaks) <= 2
     assert rejected == 0
     if l1:
-        assert hits > CLIENTS * 5
+        assert hits > crowd.checked * 0.01
 
 
 def test_the_same_clients_without_a_fleet_are_refused(redis_server):
@@ -104,14 +105,17 @@ def test_the_same_clients_without_a_fleet_are_refused(redis_server):
 
 # The restart.
 
-async def first_reply(port, began):
+async def first_reply(port, began, protocol=2):
     """Until a command is answered by the server; seconds since the fleet was started."""
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            if protocol == 3:
+                writer.write(encode("HELLO", 3))
+                await skip_reply(reader)
             while True:
                 writer.write(encode("GET", "k"))
-                if (await asyncio.wait_for(reader.readline(), 30)).startswith(b"$"):
+                if (await asyncio.wait_for(reader.readline(), 30))[:1] in (b"$", b"_"):
                     writer.close()
                     return time.monotonic() - began
                 await asyncio.sleep(0.05)
@@ -128,19 +132,25 @@ def test_a_fleet_that_restarts_at_once_does_not_overrun_a_slow_door(redis_server
              for _ in range(RESTARTS)]
 
     async def serve():
-        return await asyncio.wait_for(asyncio.gather(*(first_reply(p.port, began) for p in fleet)), 240)
+        # Another connection is wanted all the time, too; the service is full when the first is there everywhere.
+        others = [asyncio.ensure_future(first_reply(p.port, began, protocol=3)) for p in fleet]
+        try:
+            return await asyncio.wait_for(asyncio.gather(*(first_reply(p.port, began) for p in fleet)), 240)
+        finally:
+            for other in others:
+                other.cancel()
 
     try:
         times = sorted(asyncio.run(serve()))
         attempts, admitted = door.per_window(door.attempts), door.per_window(door.admitted)
         print(f"\n{RESTARTS} processes: half served after {times[len(times) // 2]:.1f} s, all after {times[-1]:.1f} s; "
               f"attempts per second {attempts}, admitted {admitted}")
-        # One attempt at a time each, after pauses whose bounds double from 50 ms to 5 s: some 7 in the first second,
-        # one or two in the next two, then one in 2.5 s.
-        assert max(attempts) <= RESTARTS * 10
+        # One attempt at a time each, however many connections are wanted, after pauses whose bounds double from 50 ms to
+        # 5 s: some 6 in the first second, one or two in the next two, then one in 2.5 s.
+        assert max(attempts) <= RESTARTS * 8
         late = attempts[6:]
         assert not late or sum(late) / len(late) <= max(RESTARTS * 0.7, 5)
-        assert len(door.admitted) == RESTARTS
+        assert RESTARTS <= len(door.admitted) <= 2 * RESTARTS
     finally:
         door.close()
 
