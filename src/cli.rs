@@ -29,6 +29,9 @@ Examples:
   Would it work with this server? What can the server do?
     nearkey check --upstream rediss://default:PASSWORD@HOST:6379
 
+  Do 100 instances fit the plan, and what should be set?
+    nearkey plan --provider redis-cloud-256 --instances 100
+
   What would it run with, and where does each value come from?
     nearkey config
 
@@ -95,12 +98,48 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compute whether a fleet fits a server's connection limit, and what to set; exit code 0 if it fits, else 1
+    Plan(Plan),
     /// Ask a running proxy whether it is healthy; exit code 0 or 1, for container health checks
     Healthcheck {
         /// Longest wait for the answer
         #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = value::duration)]
         timeout: Duration,
     },
+}
+
+/// What `nearkey plan` is asked.
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// The server's plan; `--list` shows those that are known
+    #[arg(long, value_name = "NAME", conflicts_with = "max_clients")]
+    pub provider: Option<String>,
+    /// The server's connection limit, where no known plan fits
+    #[arg(long, value_name = "N")]
+    pub max_clients: Option<usize>,
+    /// Processes of Nearkey that run at the same time
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub instances: usize,
+    /// Connections of each [default: upstream.max_connections of the configuration in force]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub connections_per_instance: Option<usize>,
+    /// Connections that others hold: jobs, consoles, monitoring
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub other_clients: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print the plans that are known, with their limits
+    #[arg(long)]
+    pub list: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("is not a number".to_owned()),
+    }
 }
 
 /// Parses the command line of this process; a wrong one ends it with exit code 2.

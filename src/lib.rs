@@ -26,7 +26,7 @@
 //! | facts about commands | [`commands`] | know sessions or connections |
 //! | state machines | [`session`], [`hub`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
 //! | sockets and tasks | the rest of [`upstream`], [`downstream`], [`worker`] | know the configuration's form |
-//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`healthcheck`], [`limits`] | |
+//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`healthcheck`], [`limits`], [`plan`] | |
 //!
 //! `tests/tidy.rs` holds the code to this.
 //!
@@ -52,6 +52,7 @@ pub mod healthcheck;
 pub mod hub;
 pub mod l1;
 pub mod limits;
+pub mod plan;
 pub mod proxy;
 pub mod resp;
 pub mod secret;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nearkey::cli::{self, Cli, Command};
 use nearkey::config::{self, Config, Loaded};
 use nearkey::events::Events;
+use nearkey::plan::{self, Plan, Provider};
 use nearkey::proxy::Proxy;
 use nearkey::upstream::{Address, Verify, provider};
 use nearkey::{admin, healthcheck, limits, telemetry};
@@ -22,8 +23,64 @@ fn main() -> ExitCode {
         None => load(&cli).map_or_else(|code| code, run),
         Some(Command::Config) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
         Some(Command::Check { json }) => load(&cli).map_or_else(|code| code, |l| check(l, json)),
+        Some(Command::Plan(ref asked)) => plan_fleet(&cli, asked),
         Some(Command::Healthcheck { timeout }) => check_health(&cli, timeout),
     }
+}
+
+fn plan_fleet(cli: &Cli, asked: &cli::Plan) -> ExitCode {
+    if asked.list {
+        print!("{}", plan::list());
+        return ExitCode::SUCCESS;
+    }
+    let question = match plan_question(cli, asked) {
+        Ok(question) => question,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    let plan = Plan::new(question);
+    if asked.json {
+        println!("{:#}", plan.json());
+    } else {
+        print!("{plan}");
+    }
+    ExitCode::from(u8::from(!plan.fits()))
+}
+
+fn plan_question(cli: &Cli, asked: &cli::Plan) -> Result<plan::Question, String> {
+    let provider = match asked.provider.as_deref() {
+        None => None,
+        Some(name) => Some(Provider::find(name).ok_or_else(|| {
+            let alike = Provider::alike(name).join(", ");
+            let hint = if alike.is_empty() { String::new() } else { format!(" ({alike})") };
+            format!("--provider {name} is not known{hint}: `nearkey plan --list` shows all, --max-clients N gives any limit")
+        })?),
+    };
+    let limit = match (asked.max_clients, provider) {
+        (Some(limit), _) => limit,
+        (None, Some(provider)) => provider.max_clients.ok_or_else(|| {
+            let (plan, note) = (provider.plan, provider.note);
+            format!("{plan} documents no figure ({note}): give yours with --max-clients N")
+        })?,
+        (None, None) => {
+            return Err(
+                "whose limit? --provider NAME (`nearkey plan --list`) or --max-clients N"
+                    .to_owned(),
+            );
+        }
+    };
+    let (most, shared) = config::upstream_connections(cli).map_err(|errors| errors.to_string())?;
+    let per_instance = asked.connections_per_instance.unwrap_or(most);
+    Ok(plan::Question {
+        limit,
+        provider,
+        instances: asked.instances,
+        per_instance,
+        shared: shared.min(per_instance),
+        others: asked.other_clients,
+    })
 }
 
 fn load(cli: &Cli) -> Result<Loaded, ExitCode> {

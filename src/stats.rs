@@ -288,6 +288,10 @@ pub struct UpstreamStats {
     pub connects: AtomicU64,
     /// Failed attempts, by [`ConnectFailure`].
     pub connect_failures: [AtomicU64; 8],
+    /// Wishes for a connection that wait for their turn to dial now.
+    pub opens_waiting: AtomicU64,
+    /// TLS handshakes that resumed a session.
+    pub tls_resumed: AtomicU64,
     /// Established connections that were lost.
     pub lost: AtomicU64,
     /// Latest round trip in microseconds; zero before the first.

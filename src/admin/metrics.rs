@@ -229,6 +229,14 @@ impl Metrics {
         let name = "nearkey_upstream_connects_total";
         let help = "Connections to the upstream opened.";
         self.counter(name, help, |s| s.upstream.connects.load(Relaxed));
+        let name = "nearkey_upstream_opens_waiting";
+        let help = "Connections that wait for their turn to be opened (upstream.opens_per_second).";
+        self.gauge(name, help, |s| {
+            s.upstream.opens_waiting.load(Relaxed) as f64
+        });
+        let name = "nearkey_upstream_tls_resumed_total";
+        let help = "TLS handshakes with the upstream that resumed a session.";
+        self.counter(name, help, |s| s.upstream.tls_resumed.load(Relaxed));
         let name = "nearkey_upstream_lost_total";
         let help = "Established connections to the upstream that were lost.";
         self.counter(name, help, |s| s.upstream.lost.load(Relaxed));

@@ -17,6 +17,7 @@ use crate::resp::encode;
 use crate::resp::reply::Value;
 use crate::upstream::dial::{self, Dialer};
 use crate::upstream::facts::Identity;
+use crate::upstream::opening::Wish;
 use crate::upstream::server_info::ServerInfo;
 use crate::upstream::stream::Stream;
 use crate::upstream::tls::Connector;
@@ -58,7 +59,10 @@ pub(super) async fn findings(config: &Config) -> Result<Findings, String> {
         found.resolved = addresses.map(|address| address.ip().to_string()).collect();
     }
     let started = Instant::now();
-    match dialer.dial(key(config, Protocol::Resp2)).await {
+    match dialer
+        .dial(key(config, Protocol::Resp2), Wish::Leased)
+        .await
+    {
         Ok((stream, identity)) => {
             found.connect_ms = Some(ms(started.elapsed()));
             found.tls = tls(&stream, config);
@@ -184,7 +188,10 @@ fn round_trip(trips: &mut [Duration]) -> RoundTrip {
 
 /// A second connection, in RESP3: the canary of L1, as it is asked for on every tracked connection.
 async fn ask_for_pushes(dialer: &Dialer, config: &Config, found: &mut Findings) {
-    let (stream, identity) = match dialer.dial(key(config, Protocol::Resp3)).await {
+    let (stream, identity) = match dialer
+        .dial(key(config, Protocol::Resp3), Wish::Leased)
+        .await
+    {
         Ok(opened) => opened,
         Err(refusal) => {
             found.resp3 = refusal.only_this_key.then_some(false);

@@ -122,6 +122,7 @@ fn empty_upstream() -> upstream::Config {
         idle_timeout: Duration::ZERO,
         keepalive: Duration::ZERO,
         stall_timeout: Duration::ZERO,
+        opens_per_second: 0,
         backoff_min: Duration::ZERO,
         backoff_max: Duration::ZERO,
         large_request: 0,

@@ -164,6 +164,24 @@ fn admin_address(
     }))
 }
 
+/// `upstream.max_connections` and `upstream.connections` in force.
+///
+/// # Errors
+///
+/// Only what is wrong with these: whether a fleet fits can be asked before there is a server.
+pub fn upstream_connections(cli: &Cli) -> Result<(usize, usize), ConfigErrors> {
+    let search = file::SEARCH.map(Path::new);
+    let resolver = Sources::read(&cli.flags, &ProcessEnv, &search).apply();
+    let mut problems = resolver.problems;
+    let keys = ["upstream.max_connections", "upstream.connections"];
+    problems.retain(|problem| problem.key().is_some_and(|key| keys.contains(&key)));
+    if !problems.is_empty() {
+        return Err(ConfigErrors::new(problems));
+    }
+    let upstream = resolver.draft.config.upstream;
+    Ok((upstream.max_connections, upstream.connections))
+}
+
 /// One setting given a value by one source.
 struct Assignment {
     setting: &'static Setting,

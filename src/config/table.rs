@@ -281,6 +281,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "A connection that owes replies and sends nothing for this long is closed.",
     ),
     Setting::new(
+        "upstream.opens_per_second",
+        Kind::Integer((1, 100_000), |d| &mut d.config.upstream.opens_per_second),
+        "50",
+        "Connections opened per second at most, beyond a burst of half as many.",
+    ),
+    Setting::new(
         "upstream.backoff_min",
         Kind::Duration((1, HOUR), |d| &mut d.config.upstream.backoff_min),
         "50ms",

@@ -220,6 +220,11 @@ pub fn busy(max: usize) -> String {
     format!("ERR Nearkey: all {max} upstream connections are busy (upstream.max_connections)")
 }
 
+/// The server has no room for one more connection.
+pub fn full(what: &str) -> String {
+    format!("ERR Nearkey: no connection free, and the server takes no more ({what})")
+}
+
 /// The reply was lost, with `upstream.on_lost_reply = "error"`.
 pub const LOST: &str = "ERR Nearkey: the connection to the upstream was lost before the reply came; \
     the command may or may not have run";

@@ -380,7 +380,7 @@ impl<W: ReplyTo> Conn<W> {
                     Failure::Unreachable(_) | Failure::Refused(_) => {
                         counters.errors_unreachable.add(count)
                     }
-                    Failure::Busy(_) => counters.errors_busy.add(count),
+                    Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(count),
                     Failure::Timeout(_) => counters.errors_timeout.add(count),
                     Failure::Lost | Failure::Torn => counters.errors_lost.add(count),
                 }
@@ -403,6 +403,9 @@ impl<W: ReplyTo> Conn<W> {
             tracing::warn!(reason, in_flight, key = ?self.key, "upstream connection lost");
         }
         let config = &self.link.dialer.config();
+        if matches!(ended, Ended::Lost(_)) {
+            self.link.dialer.gate.note_loss(config);
+        }
         let streaming = self.core.borrow().pipe.is_streaming();
         let (kept, failed) = {
             let mut core = self.core.borrow_mut();

@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::budget::Budget;
 use super::facts::{FactsCell, Identity};
 use super::handshake::{Credentials, Handshake, Refusal};
 use super::logins::Logins;
+use super::opening::{Gate, Wish};
+use super::resolve::Resolver;
 use super::stream::{ReadAhead, Stream};
-use super::tls::{Connector, explain};
+use super::tls::{Connector, TlsError, explain, is_resumed};
 use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
@@ -41,6 +42,9 @@ pub struct Dialer {
     pub table: Arc<CommandTable>,
     /// Whom clients are, with `upstream.auth = "passthrough"`.
     pub logins: Arc<Logins>,
+    /// Who may open a connection, and when.
+    pub gate: Gate,
+    resolver: Resolver,
     tls: Option<Connector>,
     /// Who may not use MULTI.
     without_transactions: Mutex<HashSet<IdentityId>>,
@@ -62,6 +66,8 @@ impl Dialer {
             table,
             budget: Budget::new(config.max_connections, stats.clone()),
             config: ArcSwap::from_pointee(config),
+            gate: Gate::new(stats.clone(), seed),
+            resolver: Resolver::default(),
             stats,
             facts: FactsCell::default(),
             without_transactions: Mutex::default(),
@@ -88,11 +94,30 @@ impl Dialer {
             .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
 
-    /// Opens one connection that is ready for traffic.
+    /// Opens one connection that is ready for traffic, when its turn has come.
     ///
     /// # Errors
-    /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
-    pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+    /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`. While
+    /// dials fail, that is also the answer to those who do not dial themselves.
+    pub async fn dial(&self, key: LaneKey, wish: Wish) -> Result<(Stream, Identity), Refusal> {
+        let config = || self.config.load_full();
+        let is_alone = || self.established.load(Ordering::Relaxed) == 0;
+        let pass = self.gate.enter(wish, config, is_alone).await?;
+        let result = self.dial_now(key).await;
+        let refusal = result.as_ref().err();
+        let refusal = refusal.filter(|refusal| self.concerns_all(refusal));
+        let connections = self.established.load(Ordering::Relaxed);
+        pass.settle(refusal, &self.config(), connections);
+        result
+    }
+
+    /// It says something of the server, and not of one key or one of many users.
+    fn concerns_all(&self, refusal: &Refusal) -> bool {
+        let personal = self.is_passthrough() && refusal.cause == ConnectFailure::Auth;
+        !refusal.only_this_key && !personal
+    }
+
+    async fn dial_now(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let limit = self.config().connect_timeout;
         let credentials = self.credentials(key)?;
         let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
@@ -210,44 +235,32 @@ impl Dialer {
                 .map(Stream::Unix)
                 .map_err(|e| failure(ConnectFailure::Tcp, format!("{}: {e}", path.display()))),
             Address::Tcp { host, port } => {
-                let tcp = self.connect_tcp(host, *port).await?;
+                let tcp = self
+                    .resolver
+                    .connect(host, *port, config.connect_timeout)
+                    .await?;
                 let Some(tls) = &self.tls else {
                     return Ok(Stream::Tcp(tcp));
                 };
                 let stream = tls
                     .connect(host, ReadAhead::new(tcp))
                     .await
-                    .map_err(|e| failure(e.cause(), e.to_string()))?;
+                    .map_err(|e| self.explain_tls(&e))?;
+                if is_resumed(&stream) {
+                    self.stats.tls_resumed.fetch_add(1, Ordering::Relaxed);
+                }
                 Ok(Stream::Tls(Box::new(stream)))
             }
         }
     }
 
-    /// Resolves the name anew each time, since failovers move it, and tries its addresses in turn.
-    async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream, Refusal> {
-        let addresses: Vec<_> = lookup_host((host, port))
-            .await
-            .map_err(|e| failure(ConnectFailure::Dns, format!("cannot resolve {host}: {e}")))?
-            .collect();
-        let share =
-            self.config().connect_timeout / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
-        let mut last = failure(ConnectFailure::Dns, format!("{host} has no address"));
-        for address in addresses {
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    tune(&stream);
-                    return Ok(stream);
-                }
-                Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
-                Err(_) => {
-                    last = failure(
-                        ConnectFailure::Timeout,
-                        format!("{address} does not answer"),
-                    );
-                }
-            }
+    /// A server at its connection limit cannot say so over TLS: it hangs up.
+    fn explain_tls(&self, error: &TlsError) -> Refusal {
+        if error.is_hang_up() && self.established.load(Ordering::Relaxed) > 0 {
+            let what = "the server hangs up on new connections while open ones work";
+            return failure(ConnectFailure::MaxClients, what.to_owned());
         }
-        Err(last)
+        failure(error.cause(), error.to_string())
     }
 
     fn note(&self, result: &Result<(Stream, Identity), Refusal>) {
@@ -305,16 +318,6 @@ impl Dialer {
         }
         *state = new;
     }
-}
-
-/// No delays, and a dead peer is noticed by the kernel too.
-fn tune(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10));
-    // A socket that refuses an option still works; it is only slower to notice a dead peer.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 /// One request and its reply; anything after the reply is a surplus.
@@ -376,7 +379,7 @@ pub async fn read(stream: &mut Stream, chunk: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-fn failure(cause: ConnectFailure, message: String) -> Refusal {
+pub(super) fn failure(cause: ConnectFailure, message: String) -> Refusal {
     Refusal {
         cause,
         message,

@@ -20,10 +20,12 @@ pub mod link;
 pub mod logins;
 pub mod loss;
 pub mod open;
+pub mod opening;
 pub mod outbox;
 pub mod pipe;
 pub mod provider;
 pub mod reply_to;
+pub mod resolve;
 mod serve;
 pub mod server_info;
 mod shown;
@@ -84,6 +86,8 @@ pub struct Config {
     pub keepalive: Duration,
     /// A connection that owes replies and sends nothing for this long is closed.
     pub stall_timeout: Duration,
+    /// Connections opened per second at most, beyond a burst of half as many.
+    pub opens_per_second: usize,
     /// First pause before a connection is tried again.
     pub backoff_min: Duration,
     /// Longest pause before a connection is tried again.
@@ -160,4 +164,39 @@ pub enum OnLostReply {
     Close,
     /// It gets an error and stays connected.
     Error,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings for a server on this machine, quick ones.
+    pub(crate) fn config() -> Config {
+        Config {
+            address: Address::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 0,
+            },
+            tls: None,
+            auth: Auth::Own,
+            username: None,
+            password: None,
+            database: 0,
+            max_connections: 4,
+            connections: 1,
+            connect_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(5),
+            queue_timeout: Duration::from_secs(1),
+            lease_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            keepalive: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
+            opens_per_second: 1000,
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(20),
+            large_request: 1 << 20,
+            on_lost_reply: OnLostReply::Close,
+            retry_reads: true,
+        }
+    }
 }

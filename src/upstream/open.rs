@@ -5,13 +5,15 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
+use super::IdentityId;
 use super::budget::Permit;
 use super::conn::{Conn, Role};
 use super::facts::Identity;
 use super::handshake::Refusal;
 use super::logins::SAME_ANSWER;
+use super::opening::Wish;
 use super::pipe::{Run, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::ask_facts;
@@ -38,10 +40,10 @@ impl<W: ReplyTo> Conn<W> {
             }
             let pause = self.core.borrow().retry_at;
             if let Some(at) = pause {
-                self.expiring(tokio::time::sleep_until(at.into())).await;
+                self.expiring(sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
-            match self.expiring(dialer.dial(self.key)).await {
+            match self.expiring(dialer.dial(self.key, self.wish())).await {
                 Ok((stream, identity)) => {
                     self.handle_open(identity);
                     return Some((stream, permit));
@@ -54,22 +56,53 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
-    /// One attempt, given up as soon as nobody wants the connection any more. How long that may be is
-    /// for those who wait to say.
+    /// A connection in a client's name that nobody has entered a command for is the question whether the
+    /// server knows it.
+    fn wish(&self) -> Wish {
+        let is_known = self.key.identity == IdentityId::OWN || !self.core.borrow().pipe.is_empty();
+        if is_known { Wish::Shared } else { Wish::Login }
+    }
+
+    /// Attempts for as long as a command may wait for the server, given up as soon as nobody wants the
+    /// connection any more. How long that may be is for those who wait to say.
     async fn open_lease(&self) -> Option<(Stream, Permit)> {
         let dialer = &self.link.dialer;
-        let permit = self.unless_closed(dialer.budget.acquire_leased()).await??;
-        self.permitted.set(true);
-        match self.unless_closed(dialer.dial(self.key)).await? {
-            Ok((stream, identity)) => {
-                self.handle_open(identity);
-                Some((stream, permit))
-            }
-            Err(refusal) => {
+        let began = Instant::now();
+        loop {
+            let permit = self.unless_closed(dialer.budget.acquire_leased()).await??;
+            self.permitted.set(true);
+            let dialed = self.unless_closed(dialer.dial(self.key, Wish::Leased));
+            let refusal = match dialed.await? {
+                Ok((stream, identity)) => {
+                    self.handle_open(identity);
+                    return Some((stream, permit));
+                }
+                Err(refusal) => refusal,
+            };
+            drop(permit);
+            let Some(at) = self.next_attempt(&refusal, began) else {
                 self.handle_refusal(refusal);
-                None
-            }
+                return None;
+            };
+            // Not on its way: whoever waits for it takes any other that is given back meanwhile.
+            self.permitted.set(false);
+            self.unless_closed(sleep_until(at.into())).await?;
         }
+    }
+
+    /// When a lease that was wanted since `began` is tried again, if that is of use to anybody.
+    fn next_attempt(&self, refusal: &Refusal, began: Instant) -> Option<Instant> {
+        let dialer = &self.link.dialer;
+        let at = dialer.gate.retry_at()?;
+        if refusal.only_this_key {
+            return None;
+        }
+        if refusal.cause == ConnectFailure::MaxClients {
+            return Some(at); // until `lease_timeout` ends the wait
+        }
+        let patience = dialer.config().queue_timeout;
+        let since = dialer.gate.down_since()?.min(began);
+        (at < since + patience).then_some(at)
     }
 
     /// Waits for `future`, or until the connection is not wanted any more.
@@ -192,14 +225,15 @@ impl<W: ReplyTo> Conn<W> {
         let cause = describe(&refusal);
         let until = {
             let mut core = self.core.borrow_mut();
-            let mut pause = core.backoff.next_pause();
-            core.retry_at = Some(Instant::now() + pause);
+            let own = Instant::now() + core.backoff.next_pause();
+            let mut until = self.link.dialer.gate.retry_at().unwrap_or(own);
+            core.retry_at = Some(until);
             if self.role == Role::Leased {
-                pause = SAME_ANSWER; // it is not tried again
+                until = Instant::now() + SAME_ANSWER; // it is not tried again
             }
             let since = core.down.as_ref().map_or(now, |(since, _)| *since);
             core.down = Some((since, cause.clone()));
-            Instant::now() + pause
+            until
         };
         self.status.fail(Failure::Unreachable(cause), until);
         self.expire_queue();

@@ -12,6 +12,8 @@ pub enum Failure {
     Unreachable(String),
     /// Not sent: no permit within `lease_timeout`.
     Busy(usize),
+    /// Not sent: the server has no room for one more connection, as it says.
+    Full(String),
     /// Not sent: the server does not have this database or protocol.
     Refused(String),
     /// Sent, and no reply within `command_timeout`.

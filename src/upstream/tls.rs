@@ -116,6 +116,11 @@ impl Connector {
     }
 }
 
+/// The session of an earlier connection went on: a handshake without certificates.
+pub fn is_resumed<S>(stream: &TlsStream<S>) -> bool {
+    stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+}
+
 /// Accepts TLS connections of clients. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor(tokio_rustls::TlsAcceptor);

@@ -224,6 +224,7 @@ pub(super) fn error_text(failure: &Failure) -> String {
     match failure {
         Failure::Unreachable(cause) => errors::unreachable(cause),
         Failure::Busy(max) => errors::busy(*max),
+        Failure::Full(what) => errors::full(what),
         Failure::Refused(text) => text.clone(),
         Failure::Timeout(limit) => errors::timeout(*limit),
         Failure::Lost | Failure::Torn => errors::LOST.to_owned(),

@@ -192,6 +192,7 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
         && let Some(closed) = lanes
             .iter()
             .find(|lane| lane.status().state() == State::Idle)
+        && !worker.link.dialer.gate.is_pausing()
     {
         closed.open(worker);
     }

@@ -154,6 +154,8 @@ impl Leases {
             self.leave(wait);
             return Some(Err(if wait.overdue {
                 Failure::Unreachable("no connection yet".to_owned())
+            } else if let Some(what) = dialer.gate.limit() {
+                Failure::Full(what)
             } else {
                 Failure::Busy(dialer.budget.max())
             }));

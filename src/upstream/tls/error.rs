@@ -12,6 +12,8 @@ use super::verify::SelfSigned;
 use crate::downstream::TlsIdentity;
 use crate::stats::ConnectFailure;
 
+const HUNG_UP: &str = "closed the connection during the TLS handshake";
+
 /// Most names of a certificate that a message lists.
 const NAMES_SHOWN: usize = 8;
 
@@ -73,6 +75,15 @@ impl TlsError {
         }
     }
 
+    /// The server closed the connection in the middle of the handshake, without a word.
+    pub fn is_hang_up(&self) -> bool {
+        match self {
+            Self::Io(_) => true,
+            Self::Handshake(text) => text.contains(HUNG_UP),
+            _ => false,
+        }
+    }
+
     pub(super) fn file(path: &Path, reason: impl Into<String>) -> Self {
         Self::File {
             path: path.to_owned(),
@@ -117,8 +128,7 @@ fn explain_as(err: &io::Error, peer: &str) -> TlsError {
     match rustls_error(err) {
         Some(err) => by_rustls(err, peer),
         None if err.kind() == io::ErrorKind::UnexpectedEof => TlsError::Handshake(format!(
-            "the {peer} closed the connection during the TLS handshake: \
-             it may not speak TLS on this port"
+            "the {peer} {HUNG_UP}: it may not speak TLS on this port"
         )),
         None => TlsError::Io(format!(
             "the connection broke during the TLS handshake: {err}"

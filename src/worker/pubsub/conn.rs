@@ -23,6 +23,7 @@ use crate::upstream::backoff::Backoff;
 use crate::upstream::budget::Permit;
 use crate::upstream::handshake::Refusal;
 use crate::upstream::open::describe;
+use crate::upstream::opening::Wish;
 use crate::upstream::pipe::Tick;
 use crate::upstream::reply_to::Failure;
 use crate::upstream::stream::Stream;
@@ -217,7 +218,10 @@ impl HubConn {
                 continue;
             };
             let cause = self.down.borrow().as_ref().map(|(_, cause)| cause.clone());
-            match self.waiting(worker, cause, dialer.dial(key)).await? {
+            match self
+                .waiting(worker, cause, dialer.dial(key, Wish::Leased))
+                .await?
+            {
                 Ok((stream, _)) => return Some((stream, permit)),
                 Err(refusal) => self.handle_refusal(worker, &refusal),
             }
@@ -261,8 +265,9 @@ impl HubConn {
     }
 
     fn handle_failure(&self, worker: &Rc<Worker>, failure: Failure) {
-        let pause = self.backoff.borrow_mut().next_pause();
-        self.retry_at.set(Some(Instant::now() + pause));
+        let own = Instant::now() + self.backoff.borrow_mut().next_pause();
+        let at = worker.link.dialer.gate.retry_at().unwrap_or(own);
+        self.retry_at.set(Some(at));
         let now = worker.link.now();
         let since = self.down.borrow().as_ref().map_or(now, |(since, _)| *since);
         *self.down.borrow_mut() = Some((since, failure));

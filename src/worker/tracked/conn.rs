@@ -26,6 +26,7 @@ use crate::upstream::dial::Dialer;
 use crate::upstream::facts::Identity;
 use crate::upstream::handshake::Refusal;
 use crate::upstream::open::describe;
+use crate::upstream::opening::Wish;
 use crate::upstream::stream::Stream;
 use crate::worker::Worker;
 use crate::worker::pubsub::guarded;
@@ -302,13 +303,13 @@ impl TrackedConn {
             identity,
         };
         if !self.is_resp2.get() || !plan.times {
-            match dialer.dial(key(Protocol::Resp3)).await {
+            match dialer.dial(key(Protocol::Resp3), Wish::Tracked).await {
                 Ok((stream, facts)) => return Ok((stream, facts, Protocol::Resp3)),
                 Err(refusal) if !plan.times || !is_about_resp3(&refusal) => return Err(refusal),
                 Err(_) => self.is_resp2.set(true),
             }
         }
-        let (stream, facts) = dialer.dial(key(Protocol::Resp2)).await?;
+        let (stream, facts) = dialer.dial(key(Protocol::Resp2), Wish::Tracked).await?;
         Ok((stream, facts, Protocol::Resp2))
     }
 
@@ -359,6 +360,8 @@ impl TrackedConn {
         } else {
             // That the server cannot be reached is in the log already.
             self.pause_shortly();
+            let at = worker.link.dialer.gate.retry_at();
+            self.retry_at.set(at.or(self.retry_at.get()));
             self.tracker.set_standing(Standing::Opening, Some(&reason));
         }
     }

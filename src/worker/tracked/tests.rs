@@ -62,6 +62,7 @@ fn upstream(address: SocketAddr) -> crate::upstream::Config {
         idle_timeout: Duration::from_secs(60),
         keepalive: Duration::from_secs(30),
         stall_timeout: Duration::from_secs(30),
+        opens_per_second: 1000,
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(20),
         large_request: 1 << 20,
