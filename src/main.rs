@@ -1,5 +1,6 @@
 //! The `nearkey` program: reads the configuration, runs the proxy, drains it when told to stop.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +18,17 @@ const MISCONFIGURED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = cli::parse();
-    match cli.command {
+    match cli.command.clone() {
         None => load(&cli).map_or_else(|code| code, run),
-        Some(Command::Config) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
-        Some(Command::Healthcheck { timeout }) => check_health(&cli, timeout),
+        Some(Command::Config { schema: true, .. }) => print(config::schema().as_bytes()),
+        Some(Command::Config {
+            example: Some(name),
+            ..
+        }) => print(config::example(&name).unwrap_or_default().as_bytes()),
+        Some(Command::Config { .. }) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
+        Some(Command::Healthcheck { timeout, live }) => check_health(&cli, timeout, live),
+        Some(Command::Completions { shell }) => print(&cli::completions(shell)),
+        Some(Command::Man) => print(&cli::manual().unwrap_or_default()),
     }
 }
 
@@ -31,6 +39,12 @@ fn load(cli: &Cli) -> Result<Loaded, ExitCode> {
     })
 }
 
+/// A reader that has read enough is no failure.
+fn print(text: &[u8]) -> ExitCode {
+    let _ = io::stdout().write_all(text);
+    ExitCode::SUCCESS
+}
+
 fn show(loaded: &Loaded) -> ExitCode {
     print!("{}", loaded.effective);
     for warning in &loaded.warnings {
@@ -39,8 +53,9 @@ fn show(loaded: &Loaded) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn check_health(cli: &Cli, timeout: Duration) -> ExitCode {
+fn check_health(cli: &Cli, timeout: Duration, live: bool) -> ExitCode {
     let answer = match config::healthcheck_address(cli) {
+        Ok(Some(address)) if live => healthcheck::live(address, timeout),
         Ok(Some(address)) => healthcheck::run(address, timeout),
         Ok(None) => Err("the admin endpoint is off (admin.address): nobody to ask".to_owned()),
         Err(errors) => {
