@@ -26,8 +26,8 @@ RUN case "$TARGETARCH" in \
 
 # A layer of the dependencies, which stays as long as Cargo.lock does: an empty program needs them too.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches/l1 && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && \
-    cp src/main.rs benches/l1/main.rs && \
+RUN mkdir -p src benches/l1 && echo '//! Empty.' >src/lib.rs && cp src/lib.rs src/main.rs && \
+    echo 'fn main() {}' >>src/main.rs && cp src/main.rs benches/l1/main.rs && \
     cargo build --release --locked --target "$(cat triple)"
 
 COPY src src

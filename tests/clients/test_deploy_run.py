@@ -2,11 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
@@ -94,13 +94,15 @@ def test_a_wrong_configuration_ends_the_container(together):
     assert process.returncode == 2 and out == "" and "REDIS_URL" in log
 
 
+@pytest.mark.skipif(not shutil.which("ps"), reason="no ps")
 def test_the_app_ends_with_its_nearkey(together, redis_server):
     process = together(REDIS_URL=redis_server(tls=False).url())
     process.stdout.readline()
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", binary()], capture_output=True, text=True).stdout.split()
-    for pid in children:
-        os.kill(int(pid), signal.SIGKILL)
-    assert children
+    listed = subprocess.run(["ps", "-ax", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+    words = [line.split() for line in listed.splitlines()]
+    mine = [int(pid) for pid, parent, *args in words if parent == str(process.pid) and "--listen" in args]
+    assert len(mine) == 1, listed
+    os.kill(mine[0], signal.SIGKILL)
     _, log = process.communicate(timeout=30)
     assert process.returncode != 0 and "nearkey ended" in log
 
@@ -118,10 +120,9 @@ def test_the_demo_carries_a_hundred_connections_over_a_few(tmp_path, redis_serve
     assert (made / "server.key").stat().st_mode & 0o077 == 0
     # The server, as the file starts it, but on ports of this test.
     port, control = free_port(), free_port()
-    flags = " ".join(services["redis"]["command"][1:]).replace("/certs/", f"{made}/")
-    flags = flags.replace("--port 0", f"--port {control}").replace("--tls-port 6379", f"--tls-port {port}")
-    server = subprocess.Popen(["redis-server", *flags.replace('""', "").split(), "--dir", tmp_path, "--bind", "127.0.0.1"],
-                              stdout=subprocess.DEVNULL)
+    command = services["redis"]["command"].replace("/certs/", f"{made}/")
+    command = command.replace("--port 0", f"--port {control}").replace("--tls-port 6379", f"--tls-port {port}")
+    server = subprocess.Popen([*shlex.split(command), "--dir", tmp_path, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
     app = None
     try:
         wanted = services["nearkey"]["environment"] | {"REDIS_HOST": "localhost", "REDIS_PORT": str(port)}
