@@ -13,6 +13,11 @@ use nearkey::upstream::{Address, Verify, provider};
 use nearkey::{admin, healthcheck, limits, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// musl's own maps and unmaps memory for each large buffer, at twice the time in the kernel.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// A wrong configuration or command line.
 const MISCONFIGURED: u8 = 2;
 
