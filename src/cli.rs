@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::value;
+use crate::config::{self, value};
 use crate::secret::Secret;
 
 const EXAMPLES: &str = "\
@@ -34,6 +36,9 @@ Examples:
 
   What would it run with, and where does each value come from?
     nearkey config
+
+  A settings file to start from:
+    nearkey config --example upstash > proxy.toml
 
 Environment, where the application's variables do as they are:
   UPSTASH_REDIS_URL, REDIS_URL       redis://, rediss://, upstash:// or unix://; the first one set
@@ -90,7 +95,14 @@ pub struct Flags {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Print the configuration in force, secrets hidden, each value with where it comes from
-    Config,
+    Config {
+        /// Print a settings file to start from instead
+        #[arg(long, value_name = "PROVIDER", value_parser = PossibleValuesParser::new(config::EXAMPLES))]
+        example: Option<String>,
+        /// Print the JSON schema of proxy.toml instead, for editors
+        #[arg(long, conflicts_with = "example")]
+        schema: bool,
+    },
     /// Connect as configured, print what the server is and can, and what stands in the way; exit code
     /// 0 if it would work, else 1
     Check {
@@ -105,7 +117,18 @@ pub enum Command {
         /// Longest wait for the answer
         #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = value::duration)]
         timeout: Duration,
+        /// Ask only whether the proxy runs (/live), whatever the server does: where a failing check restarts
+        #[arg(long)]
+        live: bool,
     },
+    /// Print what makes a shell complete the command line
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
 }
 
 /// What `nearkey plan` is asked.
@@ -167,6 +190,42 @@ pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
             "an argument that looks like a URL is out of place (not repeated here, since it may hold a password): the server is named with --upstream URL",
         )
     })
+}
+
+/// What makes `shell` complete the command line.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "nearkey", &mut script);
+    script
+}
+
+/// The manual page, in roff: the program's own, then the options of each subcommand.
+///
+/// # Errors
+///
+/// None in practice: it is written to memory.
+pub fn manual() -> io::Result<Vec<u8>> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    // The examples are laid out already; the subcommands have no pages of their own.
+    let mut page = String::from_utf8_lossy(&page)
+        .replacen(".SH EXTRA\n", ".SH EXAMPLES AND ENVIRONMENT\n.nf\n", 1)
+        .replacen(".SH VERSION\n", ".fi\n.SH VERSION\n", 1);
+    for subcommand in command.get_subcommands() {
+        let name = subcommand.get_name();
+        page = page.replace(&format!("nearkey\\-{name}(1)"), &format!("nearkey {name}"));
+        let own = subcommand.clone().mut_args(|arg| {
+            let global = arg.is_global_set();
+            arg.hide(global)
+        });
+        let mut section = Vec::new();
+        clap_mangen::Man::new(own).render_options_section(&mut section)?;
+        let heading = format!(".SH \"NEARKEY {}\"", name.to_uppercase());
+        page += &String::from_utf8_lossy(&section).replacen(".SH OPTIONS", &heading, 1);
+    }
+    Ok(page.into_bytes())
 }
 
 fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {

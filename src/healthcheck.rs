@@ -13,24 +13,44 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// A process that has not tried its upstream yet takes up to a second to answer: `timeout` should
 /// be longer.
 pub fn run(admin: SocketAddr, timeout: Duration) -> Result<String, String> {
+    let (status, body) = get(admin, "/health", timeout)?;
+    match (status.as_str(), summary(&body)) {
+        ("200", Some(summary)) => Ok(summary),
+        (_, Some(summary)) => Err(summary),
+        (_, None) => Err(format!(
+            "{} answers /health with the HTTP status {status}",
+            reachable(admin)
+        )),
+    }
+}
+
+/// Asks for `/live`, which says nothing of the upstream: a proxy that is restarted because its
+/// upstream is away takes its application with it, and cures nothing.
+pub fn live(admin: SocketAddr, timeout: Duration) -> Result<String, String> {
+    let (status, _) = get(admin, "/live", timeout)?;
+    if status == "200" {
+        return Ok("live".to_owned());
+    }
     let address = reachable(admin);
-    let answer = ask(address, timeout)
+    Err(format!(
+        "{address} answers /live with the HTTP status {status}"
+    ))
+}
+
+/// The status and the body of an answer of the admin endpoint.
+fn get(admin: SocketAddr, path: &str, timeout: Duration) -> Result<(String, String), String> {
+    let address = reachable(admin);
+    let answer = ask(address, path, timeout)
         .map_err(|err| format!("no answer from the admin endpoint at {address}: {err}"))?;
     let text = String::from_utf8_lossy(&answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.get(..3));
-    let Some(status) = status else {
-        return Err(format!(
+    match status {
+        Some(status) => Ok((status.to_owned(), body.to_owned())),
+        None => Err(format!(
             "{address} does not answer like the admin endpoint of Nearkey"
-        ));
-    };
-    match (status, summary(body)) {
-        ("200", Some(summary)) => Ok(summary),
-        (_, Some(summary)) => Err(summary),
-        (_, None) => Err(format!(
-            "{address} answers /health with the HTTP status {status}"
         )),
     }
 }
@@ -46,11 +66,12 @@ fn reachable(admin: SocketAddr) -> SocketAddr {
 }
 
 /// Sends the request and reads until the other side closes, all within `timeout`.
-fn ask(address: SocketAddr, timeout: Duration) -> io::Result<Vec<u8>> {
+fn ask(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
-    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
     while answer.len() < MAX_ANSWER {
@@ -104,7 +125,10 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 1024];
             let n = stream.read(&mut request).unwrap();
-            assert!(request[..n].starts_with(b"GET /health HTTP/1.1\r\n"));
+            assert!(
+                request[..n].starts_with(b"GET /health HTTP/1.1\r\n")
+                    || request[..n].starts_with(b"GET /live HTTP/1.1\r\n")
+            );
             stream.write_all(answer.as_bytes()).unwrap();
         });
         address
@@ -122,6 +146,16 @@ mod tests {
             "HTTP/1.1 503 X\r\n\r\n{\"status\":\"unhealthy\",\"cause\":\"dns\",\"message\":\"gone\"}",
         );
         assert_eq!(down, Err("unhealthy: dns: gone".to_owned()));
+    }
+
+    #[test]
+    fn a_running_process_is_live_whatever_its_upstream_does() {
+        let check = |answer| live(server(answer), Duration::from_secs(5));
+        let ok = check("HTTP/1.1 200 OK\r\n\r\n{\"live\":true}");
+        assert_eq!(ok, Ok("live".to_owned()));
+        let other = check("HTTP/1.1 404 Not Found\r\n\r\n").unwrap_err();
+        assert!(other.contains("/live with the HTTP status 404"), "{other}");
+        assert!(check("-ERR unknown command\r\n").is_err());
     }
 
     #[test]

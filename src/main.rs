@@ -1,5 +1,6 @@
 //! The `nearkey` program: reads the configuration, runs the proxy, drains it when told to stop.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +15,29 @@ use nearkey::upstream::{Address, Verify, provider};
 use nearkey::{admin, healthcheck, limits, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// musl's own maps and unmaps memory for each large buffer, at twice the time in the kernel.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// A wrong configuration or command line.
 const MISCONFIGURED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = cli::parse();
-    match cli.command {
+    match cli.command.clone() {
         None => load(&cli).map_or_else(|code| code, run),
-        Some(Command::Config) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
+        Some(Command::Config { schema: true, .. }) => print(config::schema().as_bytes()),
+        Some(Command::Config {
+            example: Some(name),
+            ..
+        }) => print(config::example(&name).unwrap_or_default().as_bytes()),
+        Some(Command::Config { .. }) => load(&cli).map_or_else(|code| code, |loaded| show(&loaded)),
+        Some(Command::Healthcheck { timeout, live }) => check_health(&cli, timeout, live),
+        Some(Command::Completions { shell }) => print(&cli::completions(shell)),
+        Some(Command::Man) => print(&cli::manual().unwrap_or_default()),
         Some(Command::Check { json }) => load(&cli).map_or_else(|code| code, |l| check(l, json)),
-        Some(Command::Plan(ref asked)) => plan_fleet(&cli, asked),
-        Some(Command::Healthcheck { timeout }) => check_health(&cli, timeout),
+        Some(Command::Plan(asked)) => plan_fleet(&cli, &asked),
     }
 }
 
@@ -90,6 +103,12 @@ fn load(cli: &Cli) -> Result<Loaded, ExitCode> {
     })
 }
 
+/// A reader that has read enough is no failure.
+fn print(text: &[u8]) -> ExitCode {
+    let _ = io::stdout().write_all(text);
+    ExitCode::SUCCESS
+}
+
 fn show(loaded: &Loaded) -> ExitCode {
     print!("{}", loaded.effective);
     for warning in &loaded.warnings {
@@ -127,8 +146,9 @@ fn check(loaded: Loaded, json: bool) -> ExitCode {
     }
 }
 
-fn check_health(cli: &Cli, timeout: Duration) -> ExitCode {
+fn check_health(cli: &Cli, timeout: Duration, live: bool) -> ExitCode {
     let answer = match config::healthcheck_address(cli) {
+        Ok(Some(address)) if live => healthcheck::live(address, timeout),
         Ok(Some(address)) => healthcheck::run(address, timeout),
         Ok(None) => Err("the admin endpoint is off (admin.address): nobody to ask".to_owned()),
         Err(errors) => {

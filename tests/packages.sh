@@ -35,16 +35,18 @@ install_redis() {
     return 0
 }
 
-make_venv() { # make_venv REQUIREMENTS: .venv with these packages
+make_venv() { # make_venv REQUIREMENTS...: .venv with these packages
+    local file wanted=()
+    for file in "$@"; do wanted+=(-r "$file"); done
     # Debian's python3 has the module venv, but not what it needs, unless python3-venv is there.
     python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv -- python3
     if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
         say "Making .venv"
         python3 -m venv --clear .venv || die "python3 -m venv failed"
     fi
-    if ! cmp -s "$1" .venv/installed.txt; then
+    if ! cat "$@" | cmp -s - .venv/installed.txt; then
         say "Installing Python packages"
-        .venv/bin/pip install --quiet --disable-pip-version-check -r "$1" || die "pip could not install $1"
-        cp "$1" .venv/installed.txt
+        .venv/bin/pip install --quiet --disable-pip-version-check "${wanted[@]}" || die "pip could not install $*"
+        cat "$@" >.venv/installed.txt
     fi
 }

@@ -194,6 +194,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redis_protocol", &["resp/"]),
     ("rustls", &["upstream/tls"]),
     ("clap", &["cli.rs"]),
+    ("clap_complete", &["cli.rs"]),
+    ("clap_mangen", &["cli.rs"]),
     ("metrics_exporter_prometheus", &["admin/"]),
 ];
 

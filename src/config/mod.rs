@@ -18,6 +18,7 @@ mod checks;
 mod draft;
 mod effective;
 mod env;
+mod examples;
 mod file;
 mod flags;
 mod kind;
@@ -27,6 +28,7 @@ mod redis_env;
 mod reference;
 mod resolve;
 mod rules;
+mod schema;
 mod table;
 mod url;
 pub(crate) mod value;
@@ -36,8 +38,10 @@ mod tests;
 
 pub use effective::Effective;
 pub use env::{ProcessEnv, Strings};
+pub use examples::{EXAMPLES, example};
 pub use problem::{ConfigErrors, Problem};
 pub use reference::{reference, rules_reference};
+pub use schema::schema;
 
 use draft::Draft;
 use kind::Raw;

@@ -38,9 +38,9 @@ pub(super) const NAMES: [(&str, &str); 7] = [
 
 pub(super) const ACTIONS: [&str; 2] = ["cache", "bypass"];
 
-const MODES: [&str; 3] = ["tracking", "ttl", "observe"];
-const DAY: u64 = 24 * 3_600_000;
-const MAX_VALUE: usize = 512 << 20;
+pub(super) const MODES: [&str; 3] = ["tracking", "ttl", "observe"];
+pub(super) const DAY: u64 = 24 * 3_600_000;
+pub(super) const MAX_VALUE: usize = 512 << 20;
 
 /// A rule with its place.
 pub(super) struct Written {

@@ -2,6 +2,7 @@
 
 mod cache;
 mod errors;
+mod examples;
 mod manual;
 mod precedence;
 mod redis_env;
