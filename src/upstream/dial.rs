@@ -21,7 +21,7 @@ use super::tls::{Connector, explain};
 use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
-use crate::stats::{ConnectFailure, UpstreamState, UpstreamStats};
+use crate::stats::{ConnectFailure, UpstreamStats};
 
 /// A handshake reply longer than this is not one.
 const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
@@ -45,7 +45,7 @@ pub struct Dialer {
     /// Who may not use MULTI.
     without_transactions: Mutex<HashSet<IdentityId>>,
     /// Connections that are up.
-    established: AtomicI64,
+    pub(super) established: AtomicI64,
     nonces: AtomicU64,
 }
 
@@ -248,62 +248,6 @@ impl Dialer {
             }
         }
         Err(last)
-    }
-
-    fn note(&self, result: &Result<(Stream, Identity), Refusal>) {
-        let state = match result {
-            Ok(_) => {
-                self.stats.connects.fetch_add(1, Ordering::Relaxed);
-                UpstreamState::Up
-            }
-            Err(refusal) if refusal.only_this_key => {
-                self.count_failure(refusal);
-                UpstreamState::Up
-            }
-            Err(refusal) => {
-                self.count_failure(refusal);
-                if self.established.load(Ordering::Relaxed) > 0 {
-                    return; // The server is there; this connection is not to be had.
-                }
-                self.facts.fail();
-                UpstreamState::Down {
-                    cause: refusal.cause,
-                    message: refusal.message.clone(),
-                }
-            }
-        };
-        self.set_state(state);
-    }
-
-    fn count_failure(&self, refusal: &Refusal) {
-        self.stats.connect_failures[refusal.cause as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(
-            cause = refusal.cause.as_str(),
-            "connection refused: {}",
-            refusal.message
-        );
-    }
-
-    /// Publishes a verdict; logs when it changes, once and not per command.
-    pub fn set_state(&self, new: UpstreamState) {
-        let mut state = self
-            .stats
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *state == new {
-            return;
-        }
-        match (&*state, &new) {
-            (_, UpstreamState::Down { cause, message }) => {
-                tracing::warn!(cause = cause.as_str(), address = %self.config().address, "upstream unreachable: {message}");
-            }
-            (_, UpstreamState::Up) => {
-                tracing::info!(address = %self.config().address, "upstream reachable");
-            }
-            (_, UpstreamState::Unknown) => {}
-        }
-        *state = new;
     }
 }
 

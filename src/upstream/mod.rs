@@ -29,6 +29,7 @@ mod shown;
 pub mod status;
 pub mod stream;
 pub mod tls;
+mod verdict;
 
 /// What shared connections are opened for: sessions with equal keys can share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
