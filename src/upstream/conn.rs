@@ -56,6 +56,8 @@ pub(super) struct Core<W> {
     pub permitted_at: Tick,
     /// The next attempt is not made before.
     pub retry_at: Option<Instant>,
+    /// When the attempt under way began.
+    pub dialing: Option<Instant>,
     /// Since when attempts fail, and how.
     pub down: Option<(Tick, String)>,
     /// What HELLO said, and the reply to COMMAND as far as it has come.
@@ -86,6 +88,8 @@ pub struct Conn<W> {
     pub(super) abandoned: Cell<bool>,
     /// It has the right to be opened.
     pub(super) permitted: Cell<bool>,
+    /// Which generation of connections it is of.
+    pub(super) generation: Cell<u64>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -104,6 +108,7 @@ impl<W: ReplyTo> Conn<W> {
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
             permitted_at: 0,
             retry_at: None,
+            dialing: None,
             down: None,
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
@@ -123,6 +128,7 @@ impl<W: ReplyTo> Conn<W> {
             close: Cell::new(false),
             abandoned: Cell::new(false),
             permitted: Cell::new(false),
+            generation: Cell::new(0),
         })
     }
 
@@ -159,7 +165,10 @@ impl<W: ReplyTo> Conn<W> {
     /// Nothing waits and nothing is owed, and the server keeps nothing of its last session.
     pub fn is_clean(&self) -> bool {
         let core = self.core.borrow();
-        !self.tainted.get() && core.pipe.is_empty() && core.outbox.unanswered().is_empty()
+        !self.tainted.get()
+            && !self.is_outdated()
+            && core.pipe.is_empty()
+            && core.outbox.unanswered().is_empty()
     }
 
     /// The connection is closed after this session: what it leaves on the server is not for others.
@@ -308,7 +317,7 @@ impl<W: ReplyTo> Conn<W> {
         let _last = LastWords(&self);
         // Whose name it is stays known for as long as it is up.
         let _login = self.link.dialer.logins.get(self.key.identity);
-        while !self.close.get()
+        while self.begin()
             && let Some((stream, permit)) = self.open_stream().await
         {
             self.status.set(State::Open);

@@ -12,12 +12,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
+use super::backoff::Backoff;
 use super::budget::Budget;
 use super::facts::{FactsCell, Identity};
 use super::handshake::{Credentials, Handshake, Refusal};
 use super::logins::Logins;
 use super::stream::{ReadAhead, Stream};
 use super::tls::{Connector, explain};
+use super::verdict::Verdict;
 use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
@@ -25,6 +27,9 @@ use crate::stats::{ConnectFailure, UpstreamStats};
 
 /// A handshake reply longer than this is not one.
 const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
+
+/// How a TLS server answers what is not TLS.
+const TLS_ALERT: &[u8] = b"\x15\x03";
 
 /// Opens connections, for all workers.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub struct Dialer {
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
     pub stats: Arc<UpstreamStats>,
+    /// What is known of how the server does.
+    pub verdict: Verdict,
     /// What the server says of itself.
     pub facts: FactsCell,
     /// The command table before the server has told what it has.
@@ -58,8 +65,10 @@ impl Dialer {
         stats: Arc<UpstreamStats>,
         seed: u64,
     ) -> Self {
+        let reopening = Backoff::new(config.backoff_min, config.backoff_max, seed);
         Self {
             table,
+            verdict: Verdict::new(stats.clone(), reopening),
             budget: Budget::new(config.max_connections, stats.clone()),
             config: ArcSwap::from_pointee(config),
             stats,
@@ -95,6 +104,7 @@ impl Dialer {
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let limit = self.config().connect_timeout;
         let credentials = self.credentials(key)?;
+        let heard = self.stats.heard.load(Ordering::Relaxed);
         let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal {
@@ -109,8 +119,11 @@ impl Dialer {
         {
             refusal.only_this_key = true;
         }
-        self.note(&result);
-        result
+        match &result {
+            Ok((.., complaint)) => self.note(Ok(complaint.as_deref()), heard),
+            Err(refusal) => self.note(Err(refusal), heard),
+        }
+        result.map(|(stream, identity, _)| (stream, identity))
     }
 
     /// Clients come with users of their own.
@@ -163,7 +176,7 @@ impl Dialer {
         &self,
         key: LaneKey,
         credentials: Credentials,
-    ) -> Result<(Stream, Identity), Refusal> {
+    ) -> Result<(Stream, Identity, Option<String>), Refusal> {
         let mut stream = self.connect().await?;
         let mut handshake = Handshake::new(key, credentials, self.next_nonce());
         while let Some(request) = handshake.poll_request() {
@@ -171,7 +184,8 @@ impl Dialer {
             handshake.handle_reply(&reply)?;
         }
         self.note_transactions(key.identity, handshake.denies_transactions());
-        Ok((stream, handshake.identity().clone()))
+        let complaint = handshake.complaint().map(str::to_owned);
+        Ok((stream, handshake.identity().clone(), complaint))
     }
 
     fn note_transactions(&self, identity: IdentityId, denied: bool) {
@@ -266,8 +280,8 @@ async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
     let lost = |e: io::Error| match explain(&e) {
         Some(refusal) => failure(refusal.cause(), refusal.to_string()),
         None => failure(
-            ConnectFailure::Tcp,
-            format!("connection lost in the handshake: {e}"),
+            ConnectFailure::Closed,
+            format!("the connection was accepted and then closed: {e}"),
         ),
     };
     let mut sent = 0;
@@ -287,7 +301,14 @@ async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
         }
         let seen = frame.len();
         frame.extend_from_slice(&chunk[..n]);
-        let malformed = |what: String| failure(ConnectFailure::Protocol, what);
+        if frame.starts_with(TLS_ALERT) {
+            let what = "the server speaks TLS on this port: use rediss://, or set upstream.tls";
+            return Err(failure(ConnectFailure::Tls, what.to_owned()));
+        }
+        let malformed = |what: String| {
+            let what = format!("what answers does not speak as Redis does: {what}");
+            failure(ConnectFailure::Protocol, what)
+        };
         match scanner.scan(&frame[seen..]).map_err(|e| malformed(e.0))? {
             ReplyScan::Incomplete if frame.len() > MAX_HANDSHAKE_REPLY => {
                 return Err(malformed(

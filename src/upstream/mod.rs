@@ -21,6 +21,7 @@ pub mod logins;
 pub mod loss;
 pub mod open;
 pub mod outbox;
+mod outdated;
 pub mod pipe;
 pub mod provider;
 pub mod reply_to;
@@ -29,7 +30,8 @@ mod shown;
 pub mod status;
 pub mod stream;
 pub mod tls;
-mod verdict;
+mod trouble;
+pub mod verdict;
 
 /// What shared connections are opened for: sessions with equal keys can share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -21,6 +21,9 @@ use crate::stats::ConnectFailure;
 /// How often waiting commands are looked at while a connection is being opened.
 const QUEUE_CHECK: Duration = Duration::from_millis(20);
 
+/// While the upstream is known to be down, nobody waits for longer than this for the attempt under way.
+const QUICK_ATTEMPT: Duration = Duration::from_millis(100);
+
 /// For how long those who waited in vain for a permit can pick that answer up; who asks later waits
 /// on their own account.
 const BUSY_ANSWER: Duration = Duration::from_millis(40);
@@ -41,7 +44,10 @@ impl<W: ReplyTo> Conn<W> {
                 self.expiring(tokio::time::sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
-            match self.expiring(dialer.dial(self.key)).await {
+            self.core.borrow_mut().dialing = Some(Instant::now());
+            let dialed = self.expiring(dialer.dial(self.key)).await;
+            self.core.borrow_mut().dialing = None;
+            match dialed {
                 Ok((stream, identity)) => {
                     self.handle_open(identity);
                     return Some((stream, permit));
@@ -226,6 +232,7 @@ impl<W: ReplyTo> Conn<W> {
     fn expire_runs(&self) {
         let limit = self.link.dialer.config().queue_timeout.as_micros() as u64;
         let now = self.link.now();
+        let is_known_down = self.link.dialer.is_hopeless();
         let (hopeless, cause, permitted_at) = {
             let core = self.core.borrow();
             let (down_since, cause) = match &core.down {
@@ -233,8 +240,11 @@ impl<W: ReplyTo> Conn<W> {
                 None => (now, "no connection yet".to_owned()),
             };
             let pausing = core.retry_at.is_some_and(|at| at > Instant::now());
+            // An attempt at a server that is back is soon over.
+            let lingers = core.dialing.is_some_and(|at| at.elapsed() >= QUICK_ATTEMPT);
             (
-                pausing && now.saturating_sub(down_since) >= limit,
+                pausing && now.saturating_sub(down_since) >= limit
+                    || (pausing || lingers) && is_known_down,
                 Failure::Unreachable(cause),
                 core.permitted_at,
             )
@@ -250,14 +260,11 @@ impl<W: ReplyTo> Conn<W> {
 /// A refusal in the words that clients see.
 pub fn describe(refusal: &Refusal) -> String {
     match refusal.cause {
-        ConnectFailure::Dns | ConnectFailure::Tcp | ConnectFailure::Timeout => {
-            refusal.message.clone()
-        }
-        ConnectFailure::Tls => format!("TLS: {}", refusal.message),
+        ConnectFailure::Tls | ConnectFailure::Certificate => format!("TLS: {}", refusal.message),
         ConnectFailure::Auth => format!("authentication failed: {}", refusal.message),
         ConnectFailure::MaxClients => {
             format!("connection limit of the server: {}", refusal.message)
         }
-        ConnectFailure::NotReady | ConnectFailure::Protocol => refusal.message.clone(),
+        _ => refusal.message.clone(),
     }
 }

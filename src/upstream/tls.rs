@@ -28,7 +28,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use error::{TlsError, explain};
+pub use error::{TlsError, date, explain};
 use verify::{Anything, Chain};
 
 /// A TLS connection that this process opened.

@@ -35,6 +35,8 @@ pub enum TlsError {
     Handshake(String),
     /// The connection broke during the handshake.
     Io(String),
+    /// The peer closed the connection during the handshake.
+    Closed(String),
     /// The handshake was begun and never answered.
     Silent,
 }
@@ -52,6 +54,7 @@ impl fmt::Display for TlsError {
             Self::Setup(text)
             | Self::Certificate(text)
             | Self::Handshake(text)
+            | Self::Closed(text)
             | Self::Io(text) => f.write_str(text),
             Self::Silent => f.write_str(
                 "the server did not answer the TLS handshake in time: \
@@ -67,7 +70,8 @@ impl TlsError {
     /// The cause under which a failed connect is counted.
     pub fn cause(&self) -> ConnectFailure {
         match self {
-            Self::Io(_) => ConnectFailure::Tcp,
+            Self::Io(_) | Self::Closed(_) => ConnectFailure::Closed,
+            Self::Certificate(_) => ConnectFailure::Certificate,
             Self::Silent => ConnectFailure::Timeout,
             _ => ConnectFailure::Tls,
         }
@@ -116,9 +120,9 @@ pub fn explain(err: &io::Error) -> Option<TlsError> {
 fn explain_as(err: &io::Error, peer: &str) -> TlsError {
     match rustls_error(err) {
         Some(err) => by_rustls(err, peer),
-        None if err.kind() == io::ErrorKind::UnexpectedEof => TlsError::Handshake(format!(
+        None if err.kind() == io::ErrorKind::UnexpectedEof => TlsError::Closed(format!(
             "the {peer} closed the connection during the TLS handshake: \
-             it may not speak TLS on this port"
+             it may not speak TLS on this port, or have no room for a connection"
         )),
         None => TlsError::Io(format!(
             "the connection broke during the TLS handshake: {err}"
@@ -234,7 +238,7 @@ fn alert_text(alert: AlertDescription, peer: &str) -> String {
 }
 
 /// A day and time in UTC, such as `2024-02-29 12:00:00 UTC`.
-fn date(unix_seconds: u64) -> String {
+pub fn date(unix_seconds: u64) -> String {
     let since = Duration::from_secs(unix_seconds);
     let (mut days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     // Years are counted from March, so that the leap day is the last of its year.
