@@ -112,6 +112,7 @@ fn empty_upstream() -> upstream::Config {
         auth: Auth::Own,
         username: None,
         password: None,
+        password_file: None,
         database: 0,
         max_connections: 0,
         connections: 0,

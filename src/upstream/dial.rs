@@ -35,7 +35,7 @@ const TLS_ALERT: &[u8] = b"\x15\x03";
 #[derive(Debug)]
 pub struct Dialer {
     /// Settings; a reload replaces them.
-    config: ArcSwap<Config>,
+    pub(super) config: ArcSwap<Config>,
     /// The ceiling that every connection counts against.
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
@@ -102,6 +102,15 @@ impl Dialer {
     /// # Errors
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+        let first = self.attempt(key).await;
+        let dialed = match &first {
+            Err(refusal) if self.is_password_renewed(key, refusal).await => self.attempt(key).await,
+            _ => first,
+        };
+        dialed
+    }
+
+    async fn attempt(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let limit = self.config().connect_timeout;
         let credentials = self.credentials(key)?;
         let heard = self.stats.heard.load(Ordering::Relaxed);

@@ -25,6 +25,7 @@ mod outdated;
 pub mod pipe;
 pub mod provider;
 pub mod reply_to;
+mod rotation;
 mod serve;
 mod shown;
 pub mod status;
@@ -66,6 +67,8 @@ pub struct Config {
     pub username: Option<String>,
     /// Password or token; `None` does not authenticate.
     pub password: Option<Secret>,
+    /// Where the password was read, to be read again when the server refuses it.
+    pub password_file: Option<PathBuf>,
     /// Database that a client is in before it says SELECT.
     pub database: u32,
     /// Hard ceiling on all connections this process opens to the upstream.

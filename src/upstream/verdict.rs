@@ -232,7 +232,7 @@ impl Dialer {
                 tracing::warn!(cause, %address, advice, "{what}: {}", trouble.message);
             }
             News::Left { cause, lasted } => {
-                let (cause, lasted_ms) = (cause.as_str(), lasted.as_millis());
+                let (cause, lasted_ms) = (cause.as_str(), lasted.as_millis() as u64);
                 tracing::info!(cause, %address, lasted_ms, "upstream well again");
             }
         }

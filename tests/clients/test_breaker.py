@@ -2,13 +2,15 @@
 how it ends."""
 
 import re
+import signal
+import time
 
 import pytest
 
 from conftest import DIRECT
 from harness.fake_redis import MOODS, FakeRedis
 from harness.ports import eventually
-from harness.resp import bulk
+from harness.resp import bulk, encode
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="about the proxy itself")
 
@@ -187,7 +189,7 @@ def test_a_cause_is_named_once_and_ends(request, nearkey, case):
         return  # after a minute
     eventually(lambda: proxy.health()[1]["status"] == "healthy", 15, what="/health says so")
     left = told(proxy, "INFO", "upstream well again")
-    assert [line["cause"] for line in left] == [case.cause] and left[0]["lasted_ms"] >= 0, left
+    assert [line["cause"] for line in left] == [case.cause] and left[0]["lasted_ms"] > 0, left
     assert "cause" not in proxy.health()[1] and proxy.metric("nearkey_upstream_cause") == 0
     assert len(told(proxy, "WARN", "upstream (unreachable|degraded)")) == 1
 
@@ -198,3 +200,165 @@ def ask(proxy, *command):
         return raw(proxy, *command)
     except (EOFError, ConnectionError):
         return b""
+
+
+def test_a_connection_on_which_nothing_comes_is_a_cause_of_its_own(redis_server, nearkey, fault_proxy):
+    network = fault_proxy(redis_server(tls=False))
+    proxy = nearkey(network, **QUICK | {"upstream__connect_timeout": "20s"}, upstream__command_timeout="200ms",
+                    upstream__stall_timeout="400ms")
+    client = proxy.connect()
+    assert client.raw("SET", "k", "v") == b"+OK\r\n"
+    network.swallow = True
+    assert client.raw("GET", "k").startswith(b"-ERR Nearkey: no reply from upstream")
+    eventually(lambda: proxy.metric("nearkey_upstream_cause", '"stall"') == 1, 10, what="the stall is seen")
+    status, health = proxy.health()
+    assert (status, health["cause"]) == (503, "stall")
+    assert len(told(proxy, "WARN", "upstream unreachable", "stall")) == 1
+    network.swallow = False
+    network.cut_all()
+    eventually(lambda: ask(proxy, "GET", "k") == bulk("v"), 15, what="it works again")
+    assert len(told(proxy, "INFO", "upstream well again")) == 1
+    assert proxy.health()[1]["status"] == "healthy"
+
+
+def test_commands_do_not_wait_for_each_attempt_at_a_server_that_does_not_answer(redis_server, nearkey, fault_proxy):
+    network = fault_proxy(redis_server(tls=False))
+    network.swallow = True
+    proxy = nearkey(network, **QUICK | {"upstream__connect_timeout": "3s", "upstream__queue_timeout": "2s"})
+    for _ in range(20):
+        if b"did not answer" in ask(proxy, "GET", "k"):
+            break
+    eventually(lambda: proxy.metrics()["nearkey_upstream_down_seconds_total"] >= 3, 20, what="it is known to be down")
+    waited = []
+    for _ in range(8):
+        begun = time.monotonic()
+        assert b"upstream unreachable" in ask(proxy, "GET", "k")
+        waited.append(time.monotonic() - begun)
+    # Each would wait for its queue_timeout if nobody remembered: 2 s. Half of them may be unlucky on a slow machine.
+    assert sorted(waited)[len(waited) // 2] < 1.5, waited
+    network.swallow = False
+    eventually(lambda: ask(proxy, "SET", "k", "v") == b"+OK\r\n", 20, what="the first success ends it")
+
+
+@pytest.mark.parametrize("scheme, cause", [("redis", "tls"), ("rediss", "tls")])
+def test_tls_on_one_side_alone_is_named(redis_server, nearkey, scheme, cause):
+    server = redis_server()
+    port = server.tls_port if scheme == "redis" else server.port
+    args = ["--upstream-ca", server.certs.ca] if scheme == "rediss" else []
+    proxy = nearkey(f"{scheme}://localhost:{port}", args=args, **QUICK)
+    assert b"upstream unreachable" in ask(proxy, "GET", "k")
+    eventually(lambda: proxy.health()[1].get("cause") in (cause, "closed"), 10)
+    warned = told(proxy, "WARN", "upstream unreachable")
+    assert len(warned) == 1 and "TLS" in warned[0]["message"] + warned[0]["advice"], warned
+
+
+def test_a_name_without_an_address_is_named(nearkey):
+    proxy = nearkey("redis://no-such-host.invalid:6379", **QUICK)
+    assert re.fullmatch(UNREACHABLE % b"resolve", ask(proxy, "GET", "k"))
+    for _ in range(10):
+        ask(proxy, "GET", "k")
+    assert [line["cause"] for line in told(proxy, "WARN", "upstream unreachable")] == ["dns"]
+    assert proxy.health()[1]["cause"] == "dns"
+
+
+# Failover.
+
+def test_writes_go_on_when_another_server_became_the_master(redis_server, nearkey, fault_proxy):
+    old, new = redis_server(tls=False), redis_server(tls=False)
+    network = fault_proxy(old)
+    proxy = nearkey(network, **QUICK)
+    clients = [proxy.connect() for _ in range(4)]
+    for raw_client in clients:
+        assert raw_client.raw("SET", "k", "v") == b"+OK\r\n"
+    new.control("SET", "k", "v")
+    old.control("REPLICAOF", "127.0.0.1", new.port)
+    # What the name resolves to from now on.
+    network.target_port = new.port
+    first = clients[0].raw("SET", "k", "w")
+    assert first == MOODS["readonly"], first
+    for n, raw_client in enumerate(clients):
+        eventually(lambda raw_client=raw_client, n=n: raw_client.raw("SET", f"k:{n}", n) == b"+OK\r\n", 10)
+        raw_client.nothing_left()
+    assert new.control("GET", "k:0") == b"0"
+    eventually(lambda: proxy.health()[1]["status"] == "healthy", 10)
+    assert proxy.metrics()["nearkey_upstream_reopened_total"] >= 1
+    assert proxy.metrics()["nearkey_errors_total{kind=\"lost\"}"] == 0, "nothing was in the way"
+
+
+def test_a_replica_that_stays_one_is_not_connected_to_for_ever(redis_server, nearkey, fault_proxy):
+    server = redis_server(tls=False)
+    server.control("SET", "k", "v")
+    server.control("REPLICAOF", "127.0.0.1", "1")
+    network = fault_proxy(server)
+    proxy = nearkey(network, upstream__connections=1, upstream__backoff_min="200ms", upstream__backoff_max="5s")
+    client = proxy.connect()
+    answered, end = 0, time.monotonic() + 3
+    while time.monotonic() < end:
+        assert client.raw("SET", "k", "w") == MOODS["readonly"]
+        assert client.raw("GET", "k") == bulk("v")
+        answered += 1
+    assert answered > 50 and network.accepted < 12, (answered, network.accepted)
+    assert len(told(proxy, "WARN", "upstream degraded")) == 1
+    client.nothing_left()
+
+
+# Passwords.
+
+def test_a_rotated_password_is_read_again_from_its_file(redis_server, nearkey, tmp_path):
+    server = redis_server(tls=False, password="first-word")
+    secret = tmp_path / "password"
+    secret.write_text("first-word\n")
+    proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__password_file=secret, upstream__connections=1, **QUICK)
+    client = proxy.connect()
+    assert client.raw("SET", "k", "v") == b"+OK\r\n"
+    server.control("CONFIG", "SET", "requirepass", "second-word")
+    assert client.raw("GET", "k") == bulk("v"), "what is connected stays so"
+    # A database of its own needs a new connection.
+    other = proxy.connect()
+    assert b"WRONGPASS" in other.raw("SELECT", 3)
+    assert client.raw("GET", "k") == bulk("v")
+    status, health = proxy.health()
+    assert (status, health["status"], health["cause"]) == (200, "healthy", "auth"), health
+    assert proxy.http("/ready")[0] == 200
+    assert len(told(proxy, "WARN", "upstream gives no further connection", "auth")) == 1
+    secret.write_text("second-word\n")
+    eventually(lambda: other.raw("SELECT", 3) == b"+OK\r\n", 10, what="the new password is used")
+    assert other.raw("SET", "k", "w") == b"+OK\r\n"
+    assert client.raw("GET", "k") == bulk("v")
+    assert "cause" not in proxy.health()[1]
+    assert "first-word" not in proxy.log() and "second-word" not in proxy.log()
+
+
+def test_a_wrong_password_at_the_start_is_no_reason_to_end(redis_server, nearkey):
+    server = redis_server(tls=False, password="right-word")
+    proxy = nearkey(f"redis://:wrong-word@127.0.0.1:{server.port}", **QUICK)
+    for _ in range(3):
+        assert re.fullmatch(UNREACHABLE % b"WRONGPASS", ask(proxy, "GET", "k"))
+    assert proxy.http("/ready")[0] == 503 and proxy.http("/live")[0] == 200
+    assert proxy.process.poll() is None
+
+
+# The process itself.
+
+def test_a_process_that_was_frozen_does_not_blame_the_server(redis_server, nearkey):
+    server = redis_server(tls=False, password="pw")
+    proxy = nearkey(server, upstream__command_timeout="800ms", upstream__stall_timeout="1s", upstream__keepalive="200ms",
+                    upstream__connections=1)
+    client = proxy.connect()
+    client.command("SET", "k", "v")
+    before = {row["id"] for row in server.clients()}
+    for _ in range(2):
+        client.send(encode("EVAL", BUSY, 0))
+        time.sleep(0.1)
+        proxy.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        proxy.process.send_signal(signal.SIGCONT)
+        client.exactly(bulk("late"))
+        assert client.command("GET", "k") == b"v"
+    assert {row["id"] for row in server.clients()} == before
+    assert not told(proxy, "WARN", "upstream")
+    client.nothing_left()
+
+
+# Runs for 400 ms.
+BUSY = "local t = redis.call('TIME') repeat local n = redis.call('TIME') until (n[1]-t[1])*1e6 + n[2]-t[2] > 400000 return 'late'"

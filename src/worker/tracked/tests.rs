@@ -52,6 +52,7 @@ fn upstream(address: SocketAddr) -> crate::upstream::Config {
         auth: Auth::Own,
         username: None,
         password: None,
+        password_file: None,
         database: 0,
         max_connections: 4,
         connections: 1,
