@@ -115,6 +115,8 @@ counters! {
         errors_timeout,
         /// Commands answered with a Nearkey error: no connection free.
         errors_busy,
+        /// Commands answered with a Nearkey error: too many wait while the upstream is unreachable.
+        errors_crowded,
         /// Commands whose reply was lost with its connection.
         errors_lost,
         /// Read-only commands sent once more after their connection was lost.

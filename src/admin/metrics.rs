@@ -134,6 +134,7 @@ impl Metrics {
         let mut errors = self.family("nearkey_errors_total", help);
         errors.add("kind", "unreachable", |s| s.sum(|c| &c.errors_unreachable));
         errors.add("kind", "timeout", |s| s.sum(|c| &c.errors_timeout));
+        errors.add("kind", "crowded", |s| s.sum(|c| &c.errors_crowded));
         errors.add("kind", "busy", |s| s.sum(|c| &c.errors_busy));
         errors.add("kind", "lost", |s| s.sum(|c| &c.errors_lost));
 

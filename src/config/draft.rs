@@ -119,6 +119,8 @@ fn empty_upstream() -> upstream::Config {
         connect_timeout: Duration::ZERO,
         command_timeout: Duration::ZERO,
         queue_timeout: Duration::ZERO,
+        queue_commands: 0,
+        max_in_flight: 0,
         lease_timeout: Duration::ZERO,
         idle_timeout: Duration::ZERO,
         keepalive: Duration::ZERO,

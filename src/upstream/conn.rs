@@ -88,6 +88,8 @@ pub struct Conn<W> {
     pub(super) abandoned: Cell<bool>,
     /// It has the right to be opened.
     pub(super) permitted: Cell<bool>,
+    /// More commands than this are not in flight on a shared connection.
+    pub(super) max_in_flight: usize,
     /// Which generation of connections it is of.
     pub(super) generation: Cell<u64>,
 }
@@ -128,6 +130,10 @@ impl<W: ReplyTo> Conn<W> {
             close: Cell::new(false),
             abandoned: Cell::new(false),
             permitted: Cell::new(false),
+            max_in_flight: match role {
+                Role::Shared => config.max_in_flight,
+                Role::Leased => usize::MAX,
+            },
             generation: Cell::new(0),
         })
     }
@@ -389,6 +395,7 @@ impl<W: ReplyTo> Conn<W> {
                     Failure::Unreachable(_) | Failure::Refused(_) => {
                         counters.errors_unreachable.add(count)
                     }
+                    Failure::Crowded { .. } => counters.errors_crowded.add(count),
                     Failure::Busy(_) => counters.errors_busy.add(count),
                     Failure::Timeout(_) => counters.errors_timeout.add(count),
                     Failure::Lost | Failure::Torn => counters.errors_lost.add(count),

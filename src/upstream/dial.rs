@@ -103,11 +103,10 @@ impl Dialer {
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let first = self.attempt(key).await;
-        let dialed = match &first {
+        match &first {
             Err(refusal) if self.is_password_renewed(key, refusal).await => self.attempt(key).await,
             _ => first,
-        };
-        dialed
+        }
     }
 
     async fn attempt(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
@@ -261,6 +260,7 @@ impl Dialer {
                     tune(&stream);
                     return Ok(stream);
                 }
+                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => last = hung_up(&e),
                 Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
                 Err(_) => {
                     last = failure(
@@ -288,10 +288,7 @@ fn tune(stream: &TcpStream) {
 async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
     let lost = |e: io::Error| match explain(&e) {
         Some(refusal) => failure(refusal.cause(), refusal.to_string()),
-        None => failure(
-            ConnectFailure::Closed,
-            format!("the connection was accepted and then closed: {e}"),
-        ),
+        None => hung_up(&e),
     };
     let mut sent = 0;
     while sent < request.len() {
@@ -333,6 +330,13 @@ async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
             }
         }
     }
+}
+
+fn hung_up(e: &io::Error) -> Refusal {
+    failure(
+        ConnectFailure::Closed,
+        format!("the connection was accepted and then closed: {e}"),
+    )
 }
 
 fn failure(cause: ConnectFailure, message: String) -> Refusal {

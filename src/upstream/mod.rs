@@ -24,6 +24,7 @@ pub mod outbox;
 mod outdated;
 pub mod pipe;
 pub mod provider;
+mod queue;
 pub mod reply_to;
 mod rotation;
 mod serve;
@@ -81,6 +82,10 @@ pub struct Config {
     pub command_timeout: Duration,
     /// Longest wait of a command for a connection that is not up.
     pub queue_timeout: Duration,
+    /// Commands that may wait while the upstream cannot be reached, for each connection.
+    pub queue_commands: usize,
+    /// Commands that may be in flight on one shared connection.
+    pub max_in_flight: usize,
     /// Longest wait for a leased connection.
     pub lease_timeout: Duration,
     /// An unused connection is closed after this long; zero keeps it.

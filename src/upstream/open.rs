@@ -153,7 +153,7 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     /// The oldest run if it is too old and nothing of it was sent.
-    fn pop_older(&self, is_old: impl Fn(Tick) -> bool) -> Option<Run<Owner<W>>> {
+    pub(super) fn pop_older(&self, is_old: impl Fn(Tick) -> bool) -> Option<Run<Owner<W>>> {
         let mut core = self.core.borrow_mut();
         core.pipe.front().filter(|run| is_old(run.since))?;
         let run = core.pipe.pop_unsent()?;
@@ -249,6 +249,7 @@ impl<W: ReplyTo> Conn<W> {
                 core.permitted_at,
             )
         };
+        self.shed();
         // The wait for a permit has a limit of its own.
         let is_old = |since: Tick| hopeless || now.saturating_sub(since.max(permitted_at)) >= limit;
         while let Some(run) = self.pop_older(is_old) {

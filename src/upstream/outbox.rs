@@ -38,6 +38,11 @@ impl Outbox {
         self.held = self.unwritten().len().saturating_sub(n);
     }
 
+    /// [`Outbox::hold_behind`] was called.
+    pub fn holds(&self) -> bool {
+        self.holds
+    }
+
     /// Holds nothing back any more.
     pub fn release(&mut self) {
         self.holds = false;

@@ -223,6 +223,19 @@ impl<W> Pipe<W> {
         end.max(bytes)
     }
 
+    /// Up to where those runs reach that begin within the first `most` commands.
+    pub fn reach(&self, most: usize) -> usize {
+        let (mut end, mut commands) = (0, 0);
+        for run in &self.runs {
+            if commands >= most {
+                break;
+            }
+            end += run.bytes;
+            commands += run.owed as usize;
+        }
+        end
+    }
+
     /// Takes everything out, for a connection that is gone. The scanner starts afresh.
     pub fn take(&mut self) -> VecDeque<Run<W>> {
         self.scanner = ReplyScanner::default();

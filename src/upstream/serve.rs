@@ -107,6 +107,9 @@ impl<W: ReplyTo> Serving<W> {
     /// Writes until the socket is full or nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut core = self.conn.core.borrow_mut();
+        if core.pipe.len() > self.conn.max_in_flight || core.outbox.holds() {
+            self.bound_in_flight(&mut core);
+        }
         let stream = &mut self.stream;
         let n = core
             .outbox

@@ -84,7 +84,6 @@ class Behind(Case):
 
     def mend(self, network):
         setattr(network, self.fault, False)
-        network.cut_all()
 
 
 class Moody(Case):
@@ -163,7 +162,8 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_a_cause_is_named_once_and_ends(request, nearkey, case):
     server, settings = case.start(request)
-    proxy = nearkey(server if not isinstance(server, FakeRedis) else server.url(), **QUICK, **settings)
+    proxy = nearkey(server if not isinstance(server, FakeRedis) else server.url(),
+                    expect_desync=case.cause == "protocol", **QUICK, **settings)
     first, other = proxy.connect(), proxy.connect()
     assert first.raw("SET", "k", "v") == b"+OK\r\n"
     case.begin(server)
@@ -240,14 +240,15 @@ def test_commands_do_not_wait_for_each_attempt_at_a_server_that_does_not_answer(
     eventually(lambda: ask(proxy, "SET", "k", "v") == b"+OK\r\n", 20, what="the first success ends it")
 
 
-@pytest.mark.parametrize("scheme, cause", [("redis", "tls"), ("rediss", "tls")])
-def test_tls_on_one_side_alone_is_named(redis_server, nearkey, scheme, cause):
+@pytest.mark.parametrize("scheme, causes", [("redis", ("tls", "closed")), ("rediss", ("timeout", "tls"))])
+def test_tls_on_one_side_alone_is_named(redis_server, nearkey, scheme, causes):
     server = redis_server()
     port = server.tls_port if scheme == "redis" else server.port
     args = ["--upstream-ca", server.certs.ca] if scheme == "rediss" else []
     proxy = nearkey(f"{scheme}://localhost:{port}", args=args, **QUICK)
     assert b"upstream unreachable" in ask(proxy, "GET", "k")
-    eventually(lambda: proxy.health()[1].get("cause") in (cause, "closed"), 10)
+    # A plain Redis takes the greeting for half a command and waits for the rest.
+    eventually(lambda: proxy.health()[1].get("cause") in causes, 10)
     warned = told(proxy, "WARN", "upstream unreachable")
     assert len(warned) == 1 and "TLS" in warned[0]["message"] + warned[0]["advice"], warned
 
@@ -259,6 +260,48 @@ def test_a_name_without_an_address_is_named(nearkey):
         ask(proxy, "GET", "k")
     assert [line["cause"] for line in told(proxy, "WARN", "upstream unreachable")] == ["dns"]
     assert proxy.health()[1]["cause"] == "dns"
+
+
+# How much waits.
+
+def test_what_waits_for_a_dead_server_is_bounded_and_told_in_order(redis_server, nearkey):
+    server = redis_server(tls=False, start=False)
+    proxy = nearkey(server, upstream__queue_commands=10, upstream__queue_timeout="3s", upstream__backoff_min="50ms",
+                    upstream__backoff_max="100ms")
+    with proxy.connect() as client:
+        # The first attempt has failed; what comes then waits for the next ones.
+        client.send(encode("GET", "first"))
+        time.sleep(0.3)
+        client.send(b"".join(encode("SET", f"k:{n}", n) + encode("ECHO", n) for n in range(40)))
+        assert re.match(UNREACHABLE[:-6] % b"refused", client.reply_bytes())
+        for n in range(40):
+            reply = client.reply_bytes()
+            assert reply.startswith(b"-LOADING Nearkey: upstream unreachable ("), reply
+            assert n > 25 or reply.endswith(b"more than 10 commands wait for it (upstream.queue_commands)\r\n"), (n, reply)
+            assert client.reply_bytes() == bulk(n)
+        client.nothing_left()
+    assert proxy.metrics()['nearkey_errors_total{kind="crowded"}'] >= 26
+    assert proxy.metrics()['nearkey_errors_total{kind="unreachable"}'] >= 1
+
+
+def test_no_more_is_in_flight_than_may_be_and_all_is_answered_in_order(fake_redis, nearkey):
+    server = fake_redis()
+    proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__max_in_flight=5, upstream__connections=1)
+    warm, clients = proxy.connect(), [proxy.connect() for _ in range(40)]
+    assert warm.raw("SET", "k", "v") == b"+OK\r\n"
+    server.holds = True
+    for n, client in enumerate(clients):
+        client.send(encode("SET", f"k:{n}", n) + encode("GET", f"k:{n}"))
+    eventually(lambda: server.seen.count(b"SET") >= 3, 10)
+    time.sleep(0.3)
+    # A client's row of commands stays whole.
+    sent = server.seen.count(b"SET") + server.seen.count(b"GET")
+    assert sent <= 1 + 6, sent
+    server.holds = False
+    for n, client in enumerate(clients):
+        client.exactly(b"+OK\r\n" + bulk(n))
+        client.nothing_left()
+    assert server.accepted == 1
 
 
 # Failover.

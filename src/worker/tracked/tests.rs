@@ -59,6 +59,8 @@ fn upstream(address: SocketAddr) -> crate::upstream::Config {
         connect_timeout: Duration::from_secs(5),
         command_timeout: Duration::from_secs(5),
         queue_timeout: Duration::from_secs(1),
+        queue_commands: 10_000,
+        max_in_flight: 10_000,
         lease_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
         keepalive: Duration::from_secs(30),

@@ -17,10 +17,12 @@ MOODS = {
 
 
 class FakeRedis(Liar):
-    """Knows HELLO, CLIENT, SELECT, PING, ECHO, GET and SET; `mood` is one of MOODS or None. `seen` are the commands."""
+    """Knows HELLO, CLIENT, SELECT, PING, ECHO, GET and SET; `mood` is one of MOODS or None. `seen` are the commands.
+    While it `holds` it reads and does not answer."""
 
     def __init__(self):
         self.mood, self.values, self.seen, self.accepted, self._open = None, {}, [], 0, set()
+        self.holds = False
         super().__init__(None, None)
 
     def drop(self):
@@ -33,11 +35,15 @@ class FakeRedis(Liar):
         buffer = bytearray()
         try:
             while data := await self._read(reader):
-                buffer += data
+                buffer, replies = buffer + data, b""
                 while (end := frame_end(buffer)) is not None:
                     words = [word(e) for e in elements(bytes(buffer[:end]))]
                     del buffer[:end]
-                    writer.write(self.answer([words[0].upper(), *words[1:]]))
+                    replies += (self.answer([words[0].upper(), *words[1:]]))
+                while self.holds:
+                    # What comes meanwhile is counted.
+                    await asyncio.sleep(0.01)
+                writer.write(replies)
                 await writer.drain()
         except (OSError, asyncio.CancelledError):
             pass
