@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import redis
 
 from conftest import DIRECT
 from harness.fake_redis import MOODS, FakeRedis
@@ -343,6 +344,27 @@ def test_a_replica_that_stays_one_is_not_connected_to_for_ever(redis_server, nea
     assert answered > 50 and network.accepted < 12, (answered, network.accepted)
     assert len(told(proxy, "WARN", "upstream degraded")) == 1
     client.nothing_left()
+
+
+# Greetings.
+
+def test_clients_greet_while_the_server_is_away(redis_server, nearkey):
+    server = redis_server(tls=False, start=False)
+    proxy = nearkey(server, **QUICK)
+    with proxy.connect() as client:
+        for command in (("HELLO", 3), ("CLIENT", "SETINFO", "LIB-NAME", "x"), ("CLIENT", "SETNAME", "x"), ("SELECT", 0)):
+            assert not client.raw(*command).startswith(b"-"), command
+        # In the words of Redis 7.0, which has no such thing.
+        unknown = b"-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.\r\n"
+        assert client.raw("CLIENT", "MAINT_NOTIFICATIONS", "ON") == unknown
+        assert re.fullmatch(UNREACHABLE % b"refused", client.raw("INFO")), "ioredis waits and asks again"
+        client.nothing_left()
+    with redis.Redis(proxy.host, proxy.port) as app:
+        with pytest.raises(redis.exceptions.BusyLoadingError):
+            app.get("k")
+        server.start()
+        eventually(lambda: ask(proxy, "GET", "k") == b"$-1\r\n", 15)
+        assert app.get("k") is None
 
 
 # Passwords.

@@ -32,18 +32,23 @@ class FakeRedis(Liar):
     async def _serve(self, reader, writer):
         self.accepted += 1
         self._open.add(writer)
-        buffer = bytearray()
+        buffer, replies = bytearray(), b""
         try:
-            while data := await self._read(reader):
-                buffer, replies = buffer + data, b""
+            while True:
+                try:
+                    data = await asyncio.wait_for(self._read(reader), 0.01 if replies else None)
+                except TimeoutError:
+                    data = None
+                if data == b"":
+                    break
+                buffer += data or b""
                 while (end := frame_end(buffer)) is not None:
                     words = [word(e) for e in elements(bytes(buffer[:end]))]
                     del buffer[:end]
-                    replies += (self.answer([words[0].upper(), *words[1:]]))
-                while self.holds:
-                    # What comes meanwhile is counted.
-                    await asyncio.sleep(0.01)
-                writer.write(replies)
+                    replies += self.answer([words[0].upper(), *words[1:]])
+                if not self.holds:
+                    writer.write(replies)
+                    replies = b""
                 await writer.drain()
         except (OSError, asyncio.CancelledError):
             pass
