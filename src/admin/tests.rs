@@ -276,7 +276,7 @@ async fn label_sets_are_the_documented_ones() {
     );
     assert_eq!(
         labels("nearkey_errors_total"),
-        set("kind", "unreachable timeout busy lost")
+        set("kind", "unreachable timeout busy lost crowded")
     );
     assert_eq!(
         labels("nearkey_clients_refused_total"),

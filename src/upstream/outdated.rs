@@ -47,7 +47,7 @@ impl<W: ReplyTo> Serving<W> {
     }
 
     /// Asks the server how it is, if it has not been well.
-    pub(super) fn ask_how_it_is(&self) {
+    fn ask_how_it_is(&self) {
         if self.conn.role() != Role::Shared {
             return;
         }
@@ -111,8 +111,14 @@ impl<W: ReplyTo> Serving<W> {
         }
     }
 
+    /// What is due whenever the clock is looked at.
+    pub(super) fn look_after(&mut self, slack: Duration) {
+        self.note_silence(slack);
+        self.ask_how_it_is();
+    }
+
     /// Counts for how long nothing has come, as far as this process ran meanwhile and looked.
-    pub(super) fn note_silence(&mut self, slack: Duration) {
+    fn note_silence(&mut self, slack: Duration) {
         let before = std::mem::replace(&mut self.checked, self.now);
         let core = self.conn.core.borrow();
         if core.pipe.is_empty() || core.last_heard > before {

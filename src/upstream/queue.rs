@@ -24,7 +24,14 @@ impl<W: ReplyTo> Conn<W> {
 
 impl<W: ReplyTo> Serving<W> {
     /// Holds back what would be more than `max_in_flight`; runs stay whole.
+    #[inline]
     pub(super) fn bound_in_flight(&self, core: &mut Core<W>) {
+        if core.pipe.len() > self.conn.max_in_flight || core.outbox.holds() {
+            self.hold_back(core);
+        }
+    }
+
+    fn hold_back(&self, core: &mut Core<W>) {
         if self.draining.is_some() {
             return; // nothing more is sent at all
         }

@@ -107,9 +107,7 @@ impl<W: ReplyTo> Serving<W> {
     /// Writes until the socket is full or nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut core = self.conn.core.borrow_mut();
-        if core.pipe.len() > self.conn.max_in_flight || core.outbox.holds() {
-            self.bound_in_flight(&mut core);
-        }
+        self.bound_in_flight(&mut core);
         let stream = &mut self.stream;
         let n = core
             .outbox
@@ -307,8 +305,7 @@ impl<W: ReplyTo> Serving<W> {
     fn check_clock(&mut self, slack: Duration) -> Result<Duration, Ended> {
         let config = &self.conn.link.dialer.config();
         self.expire(config.command_timeout);
-        self.note_silence(slack);
-        self.ask_how_it_is();
+        self.look_after(slack);
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
