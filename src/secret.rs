@@ -1,5 +1,12 @@
 //! Values that must not reach a log.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Longest secret file that is read; a larger one is surely the wrong file.
+const MAX_SECRET: u64 = 64 * 1024;
+
 /// A value that must never be printed: `Debug` hides it and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(Box<[u8]>);
@@ -8,6 +15,27 @@ impl Secret {
     /// Wraps a secret.
     pub fn new(value: impl Into<Vec<u8>>) -> Self {
         Self(value.into().into())
+    }
+
+    /// The secret that a file holds, without the end of its line.
+    ///
+    /// # Errors
+    /// What is wrong with the file, in words that name it.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let fail = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+        let mut text = String::new();
+        let file = File::open(path).map_err(fail)?;
+        file.take(MAX_SECRET + 1)
+            .read_to_string(&mut text)
+            .map_err(fail)?;
+        let secret = text.trim_end_matches(['\n', '\r']);
+        if secret.is_empty() {
+            return Err(format!("{} is empty", path.display()));
+        }
+        if text.len() as u64 > MAX_SECRET {
+            return Err(format!("{} is longer than 64kb", path.display()));
+        }
+        Ok(Self::new(secret))
     }
 
     /// The secret itself, for the one place that sends or compares it. What is no text, as only a

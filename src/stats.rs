@@ -3,11 +3,14 @@
 //! The hot path adds to plain cells of its own worker; the admin endpoint sums the workers when it
 //! is asked. Nothing here allocates, locks or touches the `metrics` registry per command.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::hub::Kind;
+
+mod upstream;
+
+pub use upstream::{ConnectFailure, Trouble, UpstreamState, UpstreamStats};
 
 /// A counter (or gauge) with one writing thread.
 #[derive(Debug, Default)]
@@ -112,6 +115,8 @@ counters! {
         errors_timeout,
         /// Commands answered with a Nearkey error: no connection free.
         errors_busy,
+        /// Commands answered with a Nearkey error: too many wait while the upstream is unreachable.
+        errors_crowded,
         /// Commands whose reply was lost with its connection.
         errors_lost,
         /// Read-only commands sent once more after their connection was lost.
@@ -226,93 +231,4 @@ pub struct WorkerStats {
     pub queue_wait: Histogram,
     /// Time a client waited for a leased connection, in vain or not.
     pub lease_wait: Histogram,
-}
-
-/// Why a connection to the upstream could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConnectFailure {
-    /// The name did not resolve.
-    Dns,
-    /// Refused, unreachable, reset.
-    Tcp,
-    /// No answer within `connect_timeout`.
-    Timeout,
-    /// Certificate or TLS protocol.
-    Tls,
-    /// Wrong password or no permission.
-    Auth,
-    /// The server's own connection limit.
-    MaxClients,
-    /// LOADING, MASTERDOWN and the like.
-    NotReady,
-    /// Anything else in the handshake.
-    Protocol,
-}
-
-impl ConnectFailure {
-    /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
-        Self::Dns,
-        Self::Tcp,
-        Self::Timeout,
-        Self::Tls,
-        Self::Auth,
-        Self::MaxClients,
-        Self::NotReady,
-        Self::Protocol,
-    ];
-
-    /// The word used in metrics, logs and `/health`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Tcp => "tcp",
-            Self::Timeout => "timeout",
-            Self::Tls => "tls",
-            Self::Auth => "auth",
-            Self::MaxClients => "maxclients",
-            Self::NotReady => "not_ready",
-            Self::Protocol => "protocol",
-        }
-    }
-}
-
-/// What is known of the upstream, shared by all threads.
-#[derive(Debug, Default)]
-pub struct UpstreamStats {
-    /// Connections open or being opened now.
-    pub connections: AtomicU64,
-    /// Most of them at any moment.
-    pub connections_peak: AtomicU64,
-    /// Connections opened since start.
-    pub connects: AtomicU64,
-    /// Failed attempts, by [`ConnectFailure`].
-    pub connect_failures: [AtomicU64; 8],
-    /// Wishes for a connection that wait for their turn to dial now.
-    pub opens_waiting: AtomicU64,
-    /// TLS handshakes that resumed a session.
-    pub tls_resumed: AtomicU64,
-    /// Established connections that were lost.
-    pub lost: AtomicU64,
-    /// Latest round trip in microseconds; zero before the first.
-    pub latency_us: AtomicU64,
-    /// The latest verdict.
-    pub state: Mutex<UpstreamState>,
-}
-
-/// The latest verdict on the upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamState {
-    /// Nothing was tried yet.
-    #[default]
-    Unknown,
-    /// The latest attempt succeeded or a connection is up.
-    Up,
-    /// The latest attempt failed and no connection is up.
-    Down {
-        /// The cause as a word.
-        cause: ConnectFailure,
-        /// The cause as a sentence, free of secrets.
-        message: String,
-    },
 }

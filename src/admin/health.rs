@@ -3,6 +3,9 @@
 //! | upstream | draining | `/health` | `/ready` |
 //! |---|---|---|---|
 //! | up | no | `healthy`, 200 | 200 |
+//! | up, and gives no further connection | no | `healthy` with the cause, 200 | 200 |
+//! | up, and takes no writes, or redirects | no | `degraded`, 200 | 200 |
+//! | up, and is loading or without its master | no | `degraded`, 200 | 503 |
 //! | not tried yet, and no verdict within a second | no | `degraded`, 200 | 200 |
 //! | any but down | yes | `degraded`, 200 | 503 |
 //! | down | any | `unhealthy`, 503 | 503 |
@@ -12,7 +15,7 @@
 //! process close, and nothing is opened only to be asked about.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::json;
@@ -21,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::http::{Response, Status};
 use super::{Prober, State, l1};
 use crate::stats::UpstreamState;
+use crate::upstream::tls::date;
 
 /// Longest wait of `/health` for the first verdict.
 const FIRST_VERDICT: Duration = Duration::from_secs(1);
@@ -44,6 +48,11 @@ struct Health<'a> {
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+    /// Since when that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    for_seconds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -73,13 +82,27 @@ pub(super) fn ready(state: &State, prober: &Prober) -> Response {
         Some("not listening yet".to_owned())
     } else if state.is_draining() {
         Some("draining".to_owned())
-    } else if let UpstreamState::Down { cause, message } = state.upstream_state() {
-        // Nobody sends clients to a process that is not ready, so no client would find out that
-        // the upstream is back.
-        prober.ask(state);
-        Some(format!("upstream down ({}): {message}", cause.as_str()))
     } else {
-        None
+        let upstream = state.upstream_state();
+        if upstream.trouble().is_some() {
+            // Nobody sends clients to a process that is not ready, so no client would find out that
+            // the upstream is back.
+            prober.ask(state);
+        }
+        upstream
+            .trouble()
+            .filter(|_| upstream.denies_reads())
+            .map(|trouble| {
+                let down = match upstream {
+                    UpstreamState::Down(_) => "down",
+                    _ => "not ready",
+                };
+                format!(
+                    "upstream {down} ({}): {}",
+                    trouble.cause.as_str(),
+                    trouble.message
+                )
+            })
     };
     match reason {
         None => Response::json(Status::Ok, &json!({ "ready": true })),
@@ -93,21 +116,19 @@ pub(super) fn ready(state: &State, prober: &Prober) -> Response {
 /// `/health`: how things are.
 pub(super) async fn health(state: &State, prober: &Prober) -> Response {
     let verdict = verdict(state, prober).await;
-    let (status, code, cause, message) = match &verdict {
-        UpstreamState::Down { cause, message } => (
-            "unhealthy",
-            Status::Unavailable,
-            Some(cause.as_str()),
-            Some(message.as_str()),
-        ),
-        _ if state.is_draining() => ("degraded", Status::Ok, None, Some("draining")),
-        UpstreamState::Up => ("healthy", Status::Ok, None, None),
+    let trouble = verdict.trouble();
+    let words = trouble.map(|trouble| trouble.message.as_str());
+    let (status, code, message) = match &verdict {
+        UpstreamState::Down(_) => ("unhealthy", Status::Unavailable, words),
+        _ if state.is_draining() => ("degraded", Status::Ok, Some("draining")),
+        UpstreamState::Up | UpstreamState::Strained(_) => ("healthy", Status::Ok, words),
+        UpstreamState::Degraded(_) => ("degraded", Status::Ok, words),
         UpstreamState::Unknown => {
             let message = "the upstream has not answered yet";
-            ("degraded", Status::Ok, None, Some(message))
+            ("degraded", Status::Ok, Some(message))
         }
     };
-    let available = verdict == UpstreamState::Up;
+    let available = verdict != UpstreamState::Unknown && !verdict.denies_reads();
     let latency_us = state.upstream.latency_us.load(Relaxed);
     let health = Health {
         status,
@@ -128,8 +149,10 @@ pub(super) async fn health(state: &State, prober: &Prober) -> Response {
         draining: state.is_draining(),
         tls_verify_disabled: state.tls_verify_disabled,
         l1: l1::health(state),
-        cause,
+        cause: trouble.map(|trouble| trouble.cause.as_str()),
         message,
+        since: trouble.map(|trouble| rfc3339(trouble.since)),
+        for_seconds: trouble.map(|trouble| trouble.began.elapsed().as_secs()),
     };
     Response::json(code, &health)
 }
@@ -146,4 +169,13 @@ async fn verdict(state: &State, prober: &Prober) -> UpstreamState {
         verdict = state.upstream_state();
     }
     verdict
+}
+
+/// `2026-01-31T23:59:59Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    date(seconds).replacen(' ', "T", 1).replace(" UTC", "Z")
 }

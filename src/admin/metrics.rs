@@ -134,6 +134,7 @@ impl Metrics {
         let mut errors = self.family("nearkey_errors_total", help);
         errors.add("kind", "unreachable", |s| s.sum(|c| &c.errors_unreachable));
         errors.add("kind", "timeout", |s| s.sum(|c| &c.errors_timeout));
+        errors.add("kind", "crowded", |s| s.sum(|c| &c.errors_crowded));
         errors.add("kind", "busy", |s| s.sum(|c| &c.errors_busy));
         errors.add("kind", "lost", |s| s.sum(|c| &c.errors_lost));
 
@@ -247,6 +248,8 @@ impl Metrics {
         let help = "Commands that the proxy sent on its own account.";
         self.counter(name, help, |s| s.sum(|c| &c.overhead_commands));
 
+        self.add_trouble();
+
         let help = "Connections to the upstream that could not be opened.";
         let mut failures = self.family("nearkey_upstream_connect_failures_total", help);
         for (i, cause) in ConnectFailure::ALL.into_iter().enumerate() {
@@ -254,6 +257,30 @@ impl Metrics {
                 s.upstream.connect_failures[i].load(Relaxed)
             });
         }
+    }
+
+    fn add_trouble(&mut self) {
+        let name = "nearkey_upstream_down_seconds_total";
+        let help = "Time during which the upstream could not be reached.";
+        self.counter(name, help, |s| {
+            s.upstream.down(&s.upstream_state()).as_secs()
+        });
+        let name = "nearkey_upstream_cause";
+        metrics::describe_gauge!(
+            name,
+            "What is wrong with the upstream now: 1 for that cause."
+        );
+        for cause in ConnectFailure::ALL {
+            let gauge = metrics::gauge!(name, "cause" => cause.as_str());
+            self.add_gauge(gauge, move |s| {
+                let state = s.upstream_state();
+                let is_it = state.trouble().is_some_and(|t| t.cause == cause);
+                f64::from(u8::from(is_it))
+            });
+        }
+        let name = "nearkey_upstream_reopened_total";
+        let help = "Times that connections were opened anew since the upstream took no writes.";
+        self.counter(name, help, |s| s.upstream.reopened.load(Relaxed));
     }
 
     fn add_leases(&mut self) {
@@ -395,8 +422,8 @@ impl Family<'_> {
 /// on `redis_up == 0` stays quiet on a process that nobody uses yet.
 fn up(state: &State) -> f64 {
     match state.upstream_state() {
-        UpstreamState::Up => 1.0,
-        UpstreamState::Down { .. } => 0.0,
+        UpstreamState::Up | UpstreamState::Strained(_) | UpstreamState::Degraded(_) => 1.0,
+        UpstreamState::Down(_) => 0.0,
         UpstreamState::Unknown => f64::NAN,
     }
 }

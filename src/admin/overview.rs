@@ -74,11 +74,15 @@ fn event(event: &Event) -> Value {
 }
 
 fn upstream(state: &State) -> Value {
-    let (word, cause, message) = match state.upstream_state() {
-        UpstreamState::Up => ("up", None, None),
-        UpstreamState::Unknown => ("unknown", None, None),
-        UpstreamState::Down { cause, message } => ("down", Some(cause.as_str()), Some(message)),
+    let state_now = state.upstream_state();
+    let word = match state_now {
+        UpstreamState::Up => "up",
+        UpstreamState::Unknown => "unknown",
+        UpstreamState::Strained(_) => "strained",
+        UpstreamState::Degraded(_) => "degraded",
+        UpstreamState::Down(_) => "down",
     };
+    let trouble = state_now.trouble();
     let failures = ConnectFailure::ALL.into_iter().map(|cause| {
         let count = state.upstream.connect_failures[cause as usize].load(Relaxed);
         (cause.as_str().to_owned(), Value::from(count))
@@ -86,8 +90,9 @@ fn upstream(state: &State) -> Value {
     let failures: serde_json::Map<_, _> = failures.collect();
     json!({
         "state": word,
-        "cause": cause,
-        "message": message,
+        "cause": trouble.map(|trouble| trouble.cause.as_str()),
+        "message": trouble.map(|trouble| trouble.message.as_str()),
+        "advice": trouble.map(|trouble| trouble.cause.advice()),
         "address": state.address,
         "provider": state.provider,
         "tls_verify_disabled": state.tls_verify_disabled,

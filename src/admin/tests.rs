@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::stats::ConnectFailure;
+use crate::stats::{ConnectFailure, Trouble};
 
 pub(super) fn state() -> State {
     State {
@@ -39,10 +39,7 @@ fn set(state: &State, verdict: UpstreamState) {
 
 fn down() -> UpstreamState {
     let message = "redis.upstash.io does not resolve".to_owned();
-    UpstreamState::Down {
-        cause: ConnectFailure::Dns,
-        message,
-    }
+    UpstreamState::Down(Trouble::new(ConnectFailure::Dns, message))
 }
 
 async fn start(state: State) -> (SocketAddr, Arc<State>) {
@@ -280,7 +277,7 @@ async fn label_sets_are_the_documented_ones() {
     );
     assert_eq!(
         labels("nearkey_errors_total"),
-        set("kind", "unreachable timeout busy lost")
+        set("kind", "unreachable timeout busy lost crowded")
     );
     assert_eq!(
         labels("nearkey_clients_refused_total"),
@@ -290,9 +287,11 @@ async fn label_sets_are_the_documented_ones() {
     assert_eq!(labels("nearkey_clients_closed_total"), closed);
     let causes = set(
         "cause",
-        "dns tcp timeout tls auth maxclients not_ready protocol",
+        "dns tcp timeout tls auth maxclients not_ready protocol closed certificate stall loading \
+         masterdown readonly cluster",
     );
     assert_eq!(labels("nearkey_upstream_connect_failures_total"), causes);
+    assert_eq!(labels("nearkey_upstream_cause"), causes);
     assert_eq!(labels("nearkey_bytes_total").len(), 4);
     for name in [
         "nearkey_clients_accepted_total nearkey_retries_total nearkey_late_replies_total",

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::draft::Draft;
@@ -15,9 +14,6 @@ use crate::secret::Secret;
 use crate::telemetry::Format;
 use crate::upstream::provider::provider;
 use crate::upstream::{Address, Auth, OnLostReply, TlsConfig, Verify};
-
-/// Longest secret file that is read; a larger one is surely the wrong file.
-const MAX_SECRET: u64 = 64 * 1024;
 
 /// Puts the draft together, and collects what is wrong or worth a warning.
 pub(super) struct Resolver {
@@ -185,6 +181,7 @@ impl Resolver {
         };
         if let Some(secret) = read {
             self.draft.config.upstream.password = Some(secret);
+            self.draft.config.upstream.password_file = self.draft.upstream.password_file.clone();
         }
         if self.redis_env.auth_required && self.draft.config.upstream.password.is_none() {
             self.problems.push(Problem::at(
@@ -313,7 +310,7 @@ impl Resolver {
     }
 
     fn secret(&mut self, key: &'static str, path: &Path) -> Option<Secret> {
-        match read_secret(path) {
+        match Secret::read(path) {
             Ok(secret) => Some(secret),
             Err(what) => {
                 self.problem(key, what);
@@ -351,23 +348,6 @@ impl Resolver {
             Err(error) => self.problem(key, format!("cannot read {}: {error}", path.display())),
         }
     }
-}
-
-fn read_secret(path: &Path) -> Result<Secret, String> {
-    let fail = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let mut text = String::new();
-    let file = File::open(path).map_err(fail)?;
-    file.take(MAX_SECRET + 1)
-        .read_to_string(&mut text)
-        .map_err(fail)?;
-    let secret = text.trim_end_matches(['\n', '\r']);
-    if secret.is_empty() {
-        return Err(format!("{} is empty", path.display()));
-    }
-    if text.len() as u64 > MAX_SECRET {
-        return Err(format!("{} is longer than 64kb", path.display()));
-    }
-    Ok(Secret::new(secret))
 }
 
 fn missing_upstream(rest_only: bool) -> String {

@@ -257,6 +257,18 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Longest wait of a command for a connection that is not up.",
     ),
     Setting::new(
+        "upstream.queue_commands",
+        Kind::Integer((1, 100_000_000), |d| &mut d.config.upstream.queue_commands),
+        "10000",
+        "Commands that may wait on each connection while the server cannot be reached.",
+    ),
+    Setting::new(
+        "upstream.max_in_flight",
+        Kind::Integer((1, 100_000_000), |d| &mut d.config.upstream.max_in_flight),
+        "20000",
+        "Commands that may be in flight on one shared connection; the others wait here.",
+    ),
+    Setting::new(
         "upstream.lease_timeout",
         Kind::Duration((0, HOUR), |d| &mut d.config.upstream.lease_timeout),
         "1s",

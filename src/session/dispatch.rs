@@ -163,6 +163,13 @@ impl Session {
             Poll::Pending => Verdict::Hold,
             // The table that came with the facts is used from the next call on.
             Poll::Ready(Some(facts)) if knows(&facts.table, args) => Verdict::Hold,
+            // What is about the client's own connection, and the server has not, needs no server: clients
+            // greet with such things, and must be able to while it is away.
+            Poll::Ready(_) if container.is_some_and(|spec| &*spec.name == "CLIENT") => {
+                self.abort_transaction();
+                let text = errors::unknown_subcommand("CLIENT", args[1]);
+                self.answer_refused(text.into_bytes(), out, env)
+            }
             Poll::Ready(facts) if self.in_transaction() => {
                 if !facts.is_some_and(|facts| facts.lists_commands) {
                     return self.queue(None, command, args, out, env);

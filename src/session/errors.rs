@@ -207,6 +207,14 @@ pub fn unreachable(cause: &str) -> String {
     format!("LOADING Nearkey: upstream unreachable ({cause})")
 }
 
+/// The upstream is unreachable and too many commands wait for it already.
+pub fn crowded(cause: &str, most: usize) -> String {
+    format!(
+        "LOADING Nearkey: upstream unreachable ({cause}), and more than {most} commands wait for it \
+         (upstream.queue_commands)"
+    )
+}
+
 /// No reply in time.
 pub fn timeout(limit: Duration) -> String {
     format!(

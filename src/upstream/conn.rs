@@ -56,6 +56,8 @@ pub(super) struct Core<W> {
     pub permitted_at: Tick,
     /// The next attempt is not made before.
     pub retry_at: Option<Instant>,
+    /// When the attempt under way began.
+    pub dialing: Option<Instant>,
     /// Since when attempts fail, and how.
     pub down: Option<(Tick, String)>,
     /// What HELLO said, and the reply to COMMAND as far as it has come.
@@ -86,6 +88,10 @@ pub struct Conn<W> {
     pub(super) abandoned: Cell<bool>,
     /// It has the right to be opened.
     pub(super) permitted: Cell<bool>,
+    /// More commands than this are not in flight on a shared connection.
+    pub(super) max_in_flight: usize,
+    /// Which generation of connections it is of.
+    pub(super) generation: Cell<u64>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -104,6 +110,7 @@ impl<W: ReplyTo> Conn<W> {
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
             permitted_at: 0,
             retry_at: None,
+            dialing: None,
             down: None,
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
@@ -123,6 +130,11 @@ impl<W: ReplyTo> Conn<W> {
             close: Cell::new(false),
             abandoned: Cell::new(false),
             permitted: Cell::new(false),
+            max_in_flight: match role {
+                Role::Shared => config.max_in_flight,
+                Role::Leased => usize::MAX,
+            },
+            generation: Cell::new(0),
         })
     }
 
@@ -159,7 +171,10 @@ impl<W: ReplyTo> Conn<W> {
     /// Nothing waits and nothing is owed, and the server keeps nothing of its last session.
     pub fn is_clean(&self) -> bool {
         let core = self.core.borrow();
-        !self.tainted.get() && core.pipe.is_empty() && core.outbox.unanswered().is_empty()
+        !self.tainted.get()
+            && !self.is_outdated()
+            && core.pipe.is_empty()
+            && core.outbox.unanswered().is_empty()
     }
 
     /// The connection is closed after this session: what it leaves on the server is not for others.
@@ -308,7 +323,7 @@ impl<W: ReplyTo> Conn<W> {
         let _last = LastWords(&self);
         // Whose name it is stays known for as long as it is up.
         let _login = self.link.dialer.logins.get(self.key.identity);
-        while !self.close.get()
+        while self.begin()
             && let Some((stream, permit)) = self.open_stream().await
         {
             self.status.set(State::Open);
@@ -380,6 +395,7 @@ impl<W: ReplyTo> Conn<W> {
                     Failure::Unreachable(_) | Failure::Refused(_) => {
                         counters.errors_unreachable.add(count)
                     }
+                    Failure::Crowded { .. } => counters.errors_crowded.add(count),
                     Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(count),
                     Failure::Timeout(_) => counters.errors_timeout.add(count),
                     Failure::Lost | Failure::Torn => counters.errors_lost.add(count),

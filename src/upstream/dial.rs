@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::backoff::Backoff;
 use super::budget::Budget;
 use super::facts::{FactsCell, Identity};
 use super::handshake::{Credentials, Handshake, Refusal};
@@ -19,23 +20,29 @@ use super::opening::{Gate, Wish};
 use super::resolve::Resolver;
 use super::stream::{ReadAhead, Stream};
 use super::tls::{Connector, TlsError, explain, is_resumed};
+use super::verdict::Verdict;
 use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
-use crate::stats::{ConnectFailure, UpstreamState, UpstreamStats};
+use crate::stats::{ConnectFailure, UpstreamStats};
 
 /// A handshake reply longer than this is not one.
 const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
+
+/// How a TLS server answers what is not TLS.
+const TLS_ALERT: &[u8] = b"\x15\x03";
 
 /// Opens connections, for all workers.
 #[derive(Debug)]
 pub struct Dialer {
     /// Settings; a reload replaces them.
-    config: ArcSwap<Config>,
+    pub(super) config: ArcSwap<Config>,
     /// The ceiling that every connection counts against.
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
     pub stats: Arc<UpstreamStats>,
+    /// What is known of how the server does.
+    pub verdict: Verdict,
     /// What the server says of itself.
     pub facts: FactsCell,
     /// The command table before the server has told what it has.
@@ -49,7 +56,7 @@ pub struct Dialer {
     /// Who may not use MULTI.
     without_transactions: Mutex<HashSet<IdentityId>>,
     /// Connections that are up.
-    established: AtomicI64,
+    pub(super) established: AtomicI64,
     nonces: AtomicU64,
 }
 
@@ -62,8 +69,10 @@ impl Dialer {
         stats: Arc<UpstreamStats>,
         seed: u64,
     ) -> Self {
+        let reopening = Backoff::new(config.backoff_min, config.backoff_max, seed);
         Self {
             table,
+            verdict: Verdict::new(stats.clone(), reopening),
             budget: Budget::new(config.max_connections, stats.clone()),
             config: ArcSwap::from_pointee(config),
             gate: Gate::new(stats.clone(), seed),
@@ -117,9 +126,19 @@ impl Dialer {
         !refusal.only_this_key && !personal
     }
 
+    /// A refused password may be one that was rotated: its file is read again, and tried once more.
     async fn dial_now(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
+        let first = self.attempt(key).await;
+        match &first {
+            Err(refusal) if self.is_password_renewed(key, refusal).await => self.attempt(key).await,
+            _ => first,
+        }
+    }
+
+    async fn attempt(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
         let limit = self.config().connect_timeout;
         let credentials = self.credentials(key)?;
+        let heard = self.stats.heard.load(Ordering::Relaxed);
         let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal {
@@ -134,8 +153,11 @@ impl Dialer {
         {
             refusal.only_this_key = true;
         }
-        self.note(&result);
-        result
+        match &result {
+            Ok((.., complaint)) => self.note(Ok(complaint.as_deref()), heard),
+            Err(refusal) => self.note(Err(refusal), heard),
+        }
+        result.map(|(stream, identity, _)| (stream, identity))
     }
 
     /// Clients come with users of their own.
@@ -188,7 +210,7 @@ impl Dialer {
         &self,
         key: LaneKey,
         credentials: Credentials,
-    ) -> Result<(Stream, Identity), Refusal> {
+    ) -> Result<(Stream, Identity, Option<String>), Refusal> {
         let mut stream = self.connect().await?;
         let mut handshake = Handshake::new(key, credentials, self.next_nonce());
         while let Some(request) = handshake.poll_request() {
@@ -196,7 +218,8 @@ impl Dialer {
             handshake.handle_reply(&reply)?;
         }
         self.note_transactions(key.identity, handshake.denies_transactions());
-        Ok((stream, handshake.identity().clone()))
+        let complaint = handshake.complaint().map(str::to_owned);
+        Ok((stream, handshake.identity().clone(), complaint))
     }
 
     fn note_transactions(&self, identity: IdentityId, denied: bool) {
@@ -262,62 +285,6 @@ impl Dialer {
         }
         failure(error.cause(), error.to_string())
     }
-
-    fn note(&self, result: &Result<(Stream, Identity), Refusal>) {
-        let state = match result {
-            Ok(_) => {
-                self.stats.connects.fetch_add(1, Ordering::Relaxed);
-                UpstreamState::Up
-            }
-            Err(refusal) if refusal.only_this_key => {
-                self.count_failure(refusal);
-                UpstreamState::Up
-            }
-            Err(refusal) => {
-                self.count_failure(refusal);
-                if self.established.load(Ordering::Relaxed) > 0 {
-                    return; // The server is there; this connection is not to be had.
-                }
-                self.facts.fail();
-                UpstreamState::Down {
-                    cause: refusal.cause,
-                    message: refusal.message.clone(),
-                }
-            }
-        };
-        self.set_state(state);
-    }
-
-    fn count_failure(&self, refusal: &Refusal) {
-        self.stats.connect_failures[refusal.cause as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(
-            cause = refusal.cause.as_str(),
-            "connection refused: {}",
-            refusal.message
-        );
-    }
-
-    /// Publishes a verdict; logs when it changes, once and not per command.
-    pub fn set_state(&self, new: UpstreamState) {
-        let mut state = self
-            .stats
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *state == new {
-            return;
-        }
-        match (&*state, &new) {
-            (_, UpstreamState::Down { cause, message }) => {
-                tracing::warn!(cause = cause.as_str(), address = %self.config().address, "upstream unreachable: {message}");
-            }
-            (_, UpstreamState::Up) => {
-                tracing::info!(address = %self.config().address, "upstream reachable");
-            }
-            (_, UpstreamState::Unknown) => {}
-        }
-        *state = new;
-    }
 }
 
 /// One request and its reply; anything after the reply is a surplus.
@@ -327,10 +294,7 @@ impl Dialer {
 pub async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> {
     let lost = |e: io::Error| match explain(&e) {
         Some(refusal) => failure(refusal.cause(), refusal.to_string()),
-        None => failure(
-            ConnectFailure::Tcp,
-            format!("connection lost in the handshake: {e}"),
-        ),
+        None => hung_up(&e),
     };
     send(stream, request).await.map_err(lost)?;
     let (mut scanner, mut frame, mut chunk) = (ReplyScanner::default(), Vec::new(), [0; 4096]);
@@ -338,7 +302,14 @@ pub async fn ask(stream: &mut Stream, request: &[u8]) -> Result<Value, Refusal> 
         let n = read(stream, &mut chunk).await.map_err(lost)?;
         let seen = frame.len();
         frame.extend_from_slice(&chunk[..n]);
-        let malformed = |what: String| failure(ConnectFailure::Protocol, what);
+        if frame.starts_with(TLS_ALERT) {
+            let what = "the server speaks TLS on this port: use rediss://, or set upstream.tls";
+            return Err(failure(ConnectFailure::Tls, what.to_owned()));
+        }
+        let malformed = |what: String| {
+            let what = format!("what answers does not speak as Redis does: {what}");
+            failure(ConnectFailure::Protocol, what)
+        };
         match scanner.scan(&frame[seen..]).map_err(|e| malformed(e.0))? {
             ReplyScan::Incomplete if frame.len() > MAX_HANDSHAKE_REPLY => {
                 return Err(malformed(
@@ -377,6 +348,13 @@ pub async fn read(stream: &mut Stream, chunk: &mut [u8]) -> io::Result<usize> {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         n => Ok(n),
     }
+}
+
+pub(super) fn hung_up(e: &io::Error) -> Refusal {
+    failure(
+        ConnectFailure::Closed,
+        format!("the connection was accepted and then closed: {e}"),
+    )
 }
 
 pub(super) fn failure(cause: ConnectFailure, message: String) -> Refusal {

@@ -57,6 +57,7 @@ pub struct Handshake {
     nonce: u64,
     identity: Identity,
     denies_transactions: bool,
+    complaint: Option<String>,
 }
 
 impl Handshake {
@@ -69,6 +70,7 @@ impl Handshake {
             nonce,
             identity: Identity::default(),
             denies_transactions: false,
+            complaint: None,
         }
     }
 
@@ -100,6 +102,11 @@ impl Handshake {
     /// The user may not use MULTI: commands sent behind it would run one by one.
     pub fn denies_transactions(&self) -> bool {
         self.denies_transactions
+    }
+
+    /// What the server said of its state instead of the nonce.
+    pub fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
     }
 
     /// Takes the reply to the request that was sent.
@@ -138,6 +145,11 @@ impl Handshake {
             (Step::Ping, Some(error))
                 if !self.is_own() && error.starts_with("NOPERM") && error.contains("ping") =>
             {
+                Step::Done
+            }
+            // It is there and answers in step: what it says of itself is for each client to hear.
+            (Step::Ping, Some(error)) if is_passing(&error) => {
+                self.complaint = Some(error);
                 Step::Done
             }
             (_, Some(error)) => return Err(self.refuse(&error)),
@@ -222,7 +234,11 @@ impl Handshake {
             "DENIED",
         ]) {
             ConnectFailure::Auth
-        } else if has(&["LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "TRYAGAIN"]) {
+        } else if has(&["LOADING"]) {
+            ConnectFailure::Loading
+        } else if has(&["MASTERDOWN"]) {
+            ConnectFailure::MasterDown
+        } else if has(&["BUSY", "CLUSTERDOWN", "TRYAGAIN"]) {
             ConnectFailure::NotReady
         } else {
             ConnectFailure::Protocol
@@ -240,6 +256,11 @@ impl Handshake {
     fn is_own(&self) -> bool {
         self.key.identity == IdentityId::OWN
     }
+}
+
+/// A server that loads its data, or has lost its master, still does some of what it is asked.
+fn is_passing(error: &str) -> bool {
+    error.starts_with("LOADING ") || error.starts_with("MASTERDOWN ")
 }
 
 /// Redis repeats the arguments of a command that it does not know: in a handshake, the password.
@@ -402,7 +423,7 @@ mod tests {
                 ConnectFailure::MaxClients,
             ),
             ("WRONGPASS invalid", ConnectFailure::Auth),
-            ("LOADING Redis is loading", ConnectFailure::NotReady),
+            ("LOADING Redis is loading", ConnectFailure::Loading),
         ] {
             let mut h = handshake(0, Protocol::Resp2, Some("pw"));
             let refusal = h

@@ -65,7 +65,11 @@ impl<W: ReplyTo> Harvest<'_, W> {
                 self.facts.extend_from_slice(&self.input[piece.range]);
             }
             Some(Owner::Question(question)) => question.answer(&self.input[piece.range]),
-            Some(Owner::Ping) | None => {}
+            Some(Owner::Ping) => {
+                let dialer = &self.conn.link.dialer;
+                dialer.note_answer(&self.input[piece.range]);
+            }
+            None => {}
         }
     }
 }

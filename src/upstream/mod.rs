@@ -22,16 +22,21 @@ pub mod loss;
 pub mod open;
 pub mod opening;
 pub mod outbox;
+mod outdated;
 pub mod pipe;
 pub mod provider;
+mod queue;
 pub mod reply_to;
 pub mod resolve;
+mod rotation;
 mod serve;
 pub mod server_info;
 mod shown;
 pub mod status;
 pub mod stream;
 pub mod tls;
+mod trouble;
+pub mod verdict;
 
 /// What shared connections are opened for: sessions with equal keys can share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +71,8 @@ pub struct Config {
     pub username: Option<String>,
     /// Password or token; `None` does not authenticate.
     pub password: Option<Secret>,
+    /// Where the password was read, to be read again when the server refuses it.
+    pub password_file: Option<PathBuf>,
     /// Database that a client is in before it says SELECT.
     pub database: u32,
     /// Hard ceiling on all connections this process opens to the upstream.
@@ -78,6 +85,10 @@ pub struct Config {
     pub command_timeout: Duration,
     /// Longest wait of a command for a connection that is not up.
     pub queue_timeout: Duration,
+    /// Commands that may wait while the upstream cannot be reached, for each connection.
+    pub queue_commands: usize,
+    /// Commands that may be in flight on one shared connection.
+    pub max_in_flight: usize,
     /// Longest wait for a leased connection.
     pub lease_timeout: Duration,
     /// An unused connection is closed after this long; zero keeps it.
@@ -181,6 +192,9 @@ pub(crate) mod tests {
             auth: Auth::Own,
             username: None,
             password: None,
+            password_file: None,
+            queue_commands: 10_000,
+            max_in_flight: 10_000,
             database: 0,
             max_connections: 4,
             connections: 1,

@@ -23,6 +23,9 @@ use crate::stats::ConnectFailure;
 /// How often waiting commands are looked at while a connection is being opened.
 const QUEUE_CHECK: Duration = Duration::from_millis(20);
 
+/// While the upstream is known to be down, nobody waits for longer than this for the attempt under way.
+const QUICK_ATTEMPT: Duration = Duration::from_millis(100);
+
 /// For how long those who waited in vain for a permit can pick that answer up; who asks later waits
 /// on their own account.
 const BUSY_ANSWER: Duration = Duration::from_millis(40);
@@ -43,7 +46,10 @@ impl<W: ReplyTo> Conn<W> {
                 self.expiring(sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
-            match self.expiring(dialer.dial(self.key, self.wish())).await {
+            self.core.borrow_mut().dialing = Some(Instant::now());
+            let dialed = self.expiring(dialer.dial(self.key, self.wish())).await;
+            self.core.borrow_mut().dialing = None;
+            match dialed {
                 Ok((stream, identity)) => {
                     self.handle_open(identity);
                     return Some((stream, permit));
@@ -180,7 +186,7 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     /// The oldest run if it is too old and nothing of it was sent.
-    fn pop_older(&self, is_old: impl Fn(Tick) -> bool) -> Option<Run<Owner<W>>> {
+    pub(super) fn pop_older(&self, is_old: impl Fn(Tick) -> bool) -> Option<Run<Owner<W>>> {
         let mut core = self.core.borrow_mut();
         core.pipe.front().filter(|run| is_old(run.since))?;
         let run = core.pipe.pop_unsent()?;
@@ -260,6 +266,7 @@ impl<W: ReplyTo> Conn<W> {
     fn expire_runs(&self) {
         let limit = self.link.dialer.config().queue_timeout.as_micros() as u64;
         let now = self.link.now();
+        let is_known_down = self.link.dialer.is_hopeless();
         let (hopeless, cause, permitted_at) = {
             let core = self.core.borrow();
             let (down_since, cause) = match &core.down {
@@ -267,12 +274,16 @@ impl<W: ReplyTo> Conn<W> {
                 None => (now, "no connection yet".to_owned()),
             };
             let pausing = core.retry_at.is_some_and(|at| at > Instant::now());
+            // An attempt at a server that is back is soon over.
+            let lingers = core.dialing.is_some_and(|at| at.elapsed() >= QUICK_ATTEMPT);
             (
-                pausing && now.saturating_sub(down_since) >= limit,
+                pausing && now.saturating_sub(down_since) >= limit
+                    || (pausing || lingers) && is_known_down,
                 Failure::Unreachable(cause),
                 core.permitted_at,
             )
         };
+        self.shed();
         // The wait for a permit has a limit of its own.
         let is_old = |since: Tick| hopeless || now.saturating_sub(since.max(permitted_at)) >= limit;
         while let Some(run) = self.pop_older(is_old) {
@@ -284,14 +295,11 @@ impl<W: ReplyTo> Conn<W> {
 /// A refusal in the words that clients see.
 pub fn describe(refusal: &Refusal) -> String {
     match refusal.cause {
-        ConnectFailure::Dns | ConnectFailure::Tcp | ConnectFailure::Timeout => {
-            refusal.message.clone()
-        }
-        ConnectFailure::Tls => format!("TLS: {}", refusal.message),
+        ConnectFailure::Tls | ConnectFailure::Certificate => format!("TLS: {}", refusal.message),
         ConnectFailure::Auth => format!("authentication failed: {}", refusal.message),
         ConnectFailure::MaxClients => {
             format!("connection limit of the server: {}", refusal.message)
         }
-        ConnectFailure::NotReady | ConnectFailure::Protocol => refusal.message.clone(),
+        _ => refusal.message.clone(),
     }
 }

@@ -18,12 +18,41 @@ pub struct Outbox {
     buffer: Vec<u8>,
     answered: usize,
     written: usize,
+    /// So many bytes at the end wait for [`Outbox::release`].
+    held: usize,
+    holds: bool,
 }
 
 impl Outbox {
     /// Appends bytes behind all others.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+        if self.holds {
+            self.held += bytes.len();
+        }
+    }
+
+    /// Holds back what is entered from now on, and what lies behind the first `n` unwritten bytes.
+    pub fn hold_behind(&mut self, n: usize) {
+        self.holds = true;
+        self.held = self.unwritten().len().saturating_sub(n);
+    }
+
+    /// [`Outbox::hold_behind`] was called.
+    pub fn holds(&self) -> bool {
+        self.holds
+    }
+
+    /// Holds nothing back any more.
+    pub fn release(&mut self) {
+        self.holds = false;
+        self.held = 0;
+    }
+
+    /// What may be written now.
+    fn writable(&self) -> &[u8] {
+        let unwritten = self.unwritten();
+        &unwritten[..unwritten.len().saturating_sub(self.held)]
     }
 
     /// What must be written next.
@@ -50,8 +79,8 @@ impl Outbox {
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> io::Result<usize> {
         let before = self.written;
-        while !self.unwritten().is_empty() {
-            let e = match write(self.unwritten()) {
+        while !self.writable().is_empty() {
+            let e = match write(self.writable()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
                 Poll::Ready(Ok(n)) => {
@@ -61,7 +90,7 @@ impl Outbox {
                 Poll::Ready(Err(e)) => e,
             };
             if fails_late {
-                self.handle_written(self.unwritten().len());
+                self.handle_written(self.writable().len());
             }
             return Err(e);
         }
@@ -96,6 +125,7 @@ impl Outbox {
 
     /// Replaces everything by bytes that are all still to be written.
     pub fn reset(&mut self, unwritten: Vec<u8>) {
+        self.release();
         self.buffer = unwritten;
         self.answered = 0;
         self.written = 0;

@@ -12,17 +12,16 @@ use std::ops::Range;
 
 use super::outbox::Outbox;
 pub use super::shown::ShownReads;
+use super::trouble::complaint;
 use crate::l1::touched::Touched;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
+use crate::stats::ConnectFailure;
 
 /// Microseconds since the worker started.
 pub type Tick = u64;
 
 /// A reply longer than this is passed on in parts while it arrives; shorter ones only whole.
 pub const STREAM_ABOVE: usize = 64 * 1024;
-
-/// What a replica answers to a write, to the letter: a script may say READONLY for reasons of its own.
-const REPLICA: &[u8] = b"-READONLY You can't write against a read only replica.";
 
 /// What happens to a run's replies on their way to its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +130,8 @@ pub struct Fed {
     pub errors: u32,
     /// A command that took its time is done: the time of those behind it begins now.
     pub patience_ended: bool,
-    /// A reply said `-READONLY`: this server is no master, or no longer.
-    pub readonly: bool,
+    /// An error reply said what is wrong with the server, and where in the input it does.
+    pub complaint: Option<(ConnectFailure, usize)>,
 }
 
 /// The in-flight queue.
@@ -212,6 +211,31 @@ impl<W> Pipe<W> {
         self.runs.iter_mut()
     }
 
+    /// Up to where those runs reach that begin within the first `bytes`.
+    pub fn whole(&self, bytes: usize) -> usize {
+        let mut end = 0;
+        for run in &self.runs {
+            if end >= bytes {
+                break;
+            }
+            end += run.bytes;
+        }
+        end.max(bytes)
+    }
+
+    /// Up to where those runs reach that begin within the first `most` commands.
+    pub fn reach(&self, most: usize) -> usize {
+        let (mut end, mut commands) = (0, 0);
+        for run in &self.runs {
+            if commands >= most {
+                break;
+            }
+            end += run.bytes;
+            commands += run.owed as usize;
+        }
+        end
+    }
+
     /// Takes everything out, for a connection that is gone. The scanner starts afresh.
     pub fn take(&mut self) -> VecDeque<Run<W>> {
         self.scanner = ReplyScanner::default();
@@ -256,8 +280,11 @@ impl<W> Pipe<W> {
                 ReplyScan::Incomplete => position = input.len(),
                 ReplyScan::Complete { consumed, kind } => {
                     position += consumed;
-                    cut.fed.readonly |=
-                        kind == ReplyKind::Error && input[cut.frame..].starts_with(REPLICA);
+                    if kind == ReplyKind::Error
+                        && let Some(cause) = complaint(&input[cut.frame..position])
+                    {
+                        cut.fed.complaint = Some((cause, cut.frame));
+                    }
                     self.handle_frame(kind, position, &mut cut, outbox, &mut deliver)?;
                 }
             }

@@ -10,6 +10,13 @@ use super::pipe::{Handling, Piece};
 pub enum Failure {
     /// Not sent: no connection within `queue_timeout`.
     Unreachable(String),
+    /// Not sent: no connection, and too many commands wait for one.
+    Crowded {
+        /// Why there is no connection.
+        cause: String,
+        /// `queue_commands`.
+        most: usize,
+    },
     /// Not sent: no permit within `lease_timeout`.
     Busy(usize),
     /// Not sent: the server has no room for one more connection, as it says.

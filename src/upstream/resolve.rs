@@ -12,7 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::dial::failure;
+use super::dial::{failure, hung_up};
 use super::handshake::Refusal;
 use crate::stats::ConnectFailure;
 
@@ -48,6 +48,7 @@ impl Resolver {
                     tune(&stream);
                     return Ok(stream);
                 }
+                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => last = hung_up(&e),
                 Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
                 Err(_) => {
                     let what = format!("{address} does not answer");

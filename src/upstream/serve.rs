@@ -15,6 +15,7 @@ use super::conn::{Conn, Core, Role};
 use super::facts::Identity;
 use super::harvest::{Harvest, learn};
 use super::link::Link;
+use super::outdated::ASK;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
@@ -65,13 +66,19 @@ pub(super) struct Serving<W> {
     pause: Option<Pause>,
     /// A client that was found too slow to pause for, until it has caught up.
     no_pause: Option<u64>,
-    timer: Pin<Box<Sleep>>,
+    pub(super) timer: Pin<Box<Sleep>>,
     wanted: Pin<Box<OwnedNotified>>,
     /// How many calls for an idle connection `wanted` has heard.
     heard_calls: Option<u64>,
     /// Nobody held the connection when the clock was looked at.
     was_idle: bool,
-    now: Tick,
+    pub(super) now: Tick,
+    /// For how long nothing has come while this process ran.
+    pub(super) silent: Duration,
+    /// When the clock was last looked at.
+    pub(super) checked: Tick,
+    /// Since when nothing new is sent: it is to be opened anew.
+    pub(super) draining: Option<Tick>,
 }
 
 impl<W: ReplyTo> Serving<W> {
@@ -90,6 +97,9 @@ impl<W: ReplyTo> Serving<W> {
             wanted: Box::pin(wanted),
             heard_calls: None,
             was_idle: false,
+            silent: Duration::ZERO,
+            checked: 0,
+            draining: None,
             conn,
         }
     }
@@ -97,6 +107,7 @@ impl<W: ReplyTo> Serving<W> {
     /// Writes until the socket is full or nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut core = self.conn.core.borrow_mut();
+        self.bound_in_flight(&mut core);
         let stream = &mut self.stream;
         let n = core
             .outbox
@@ -160,6 +171,7 @@ impl<W: ReplyTo> Serving<W> {
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
         core.last_heard = self.now;
+        link.dialer.note_heard(self.now);
         let input = &self.input[..self.filled];
         let mut harvest = Harvest {
             input,
@@ -215,11 +227,11 @@ impl<W: ReplyTo> Serving<W> {
     }
 
     /// Draws the conclusions from what one read has brought.
-    fn note_fed(&self, core: &mut Core<W>, fed: &Fed) {
-        let link = &self.conn.link;
-        if fed.readonly {
-            link.note_readonly();
+    fn note_fed(&mut self, core: &mut Core<W>, fed: &Fed) {
+        if let Some((cause, at)) = fed.complaint {
+            self.note_complaint(cause, at);
         }
+        let link = &self.conn.link;
         if fed.patience_ended {
             core.pipe
                 .iter_mut()
@@ -270,6 +282,7 @@ impl<W: ReplyTo> Serving<W> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let config = &self.conn.link.dialer.config();
         let slack = config.command_timeout / 8;
+        self.excuse_lateness();
         let idle = self.conn.is_idle();
         if !std::mem::replace(&mut self.was_idle, idle) && idle {
             self.timer.as_mut().reset(Instant::now());
@@ -292,6 +305,7 @@ impl<W: ReplyTo> Serving<W> {
     fn check_clock(&mut self, slack: Duration) -> Result<Duration, Ended> {
         let config = &self.conn.link.dialer.config();
         self.expire(config.command_timeout);
+        self.look_after(slack);
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
@@ -308,7 +322,10 @@ impl<W: ReplyTo> Serving<W> {
                 return Ok(PATIENT_CHECK);
             }
             let owed = self.now.saturating_sub(front.since);
-            if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout {
+            if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout
+                && self.silent + slack >= config.stall_timeout
+            {
+                self.conn.link.dialer.note_stall(quiet, self.now);
                 return Err(Ended::Lost(format!(
                     "no byte for {:?}",
                     config.stall_timeout
@@ -334,6 +351,9 @@ impl<W: ReplyTo> Serving<W> {
         }
         if self.conn.link.dialer.budget.is_wanted() {
             next = next.min(IDLE_ENOUGH);
+        }
+        if self.conn.link.dialer.has_question() {
+            next = next.min(ASK);
         }
         Ok(next)
     }
@@ -417,6 +437,7 @@ impl<W: ReplyTo> Serving<W> {
         if self.conn.is_closing() {
             return Err(Ended::Closed); // what nobody waits for is neither sent nor passed on
         }
+        self.poll_outdated()?;
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;
@@ -424,6 +445,7 @@ impl<W: ReplyTo> Serving<W> {
                 break;
             }
         }
+        self.poll_outdated()?;
         self.poll_timer(cx)?;
         self.poll_wanted(cx)?;
         // The clock may have asked for a ping.

@@ -29,7 +29,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use error::{TlsError, explain};
+pub use error::{TlsError, date, explain};
 pub use facts::{Certificate, Facts};
 use verify::{Anything, Chain};
 

@@ -223,6 +223,7 @@ impl Client {
 pub(super) fn error_text(failure: &Failure) -> String {
     match failure {
         Failure::Unreachable(cause) => errors::unreachable(cause),
+        Failure::Crowded { cause, most } => errors::crowded(cause, *most),
         Failure::Busy(max) => errors::busy(*max),
         Failure::Full(what) => errors::full(what),
         Failure::Refused(text) => text.clone(),

@@ -77,6 +77,10 @@ impl Leases {
         let stats = &worker.stats;
         let idle = || self.lines.borrow_mut().get_mut(&key)?.take_idle();
         while let Some(conn) = idle() {
+            if conn.is_outdated() {
+                conn.close(); // to a server that takes no writes
+                continue;
+            }
             if conn.state() == State::Open && !conn.is_closing() {
                 stats.lease_wait.record(Duration::ZERO, 1);
                 conn.set_holder(Some(Target::Client(client.clone())));

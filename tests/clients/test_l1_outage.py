@@ -6,7 +6,7 @@ import pytest
 
 from conftest import DIRECT
 from harness.ports import eventually
-from harness.resp import ReplyError
+from harness.resp import ReplyError, encode
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="about L1")
 
@@ -109,3 +109,33 @@ def test_a_script_that_says_readonly_does_not_end_l1(redis_server, nearkey):
         assert isinstance(reply, ReplyError)
         ask(raw, "GET", "k")
     assert tracked == [row["id"] for row in server.clients() if "t" in row["flags"]]
+
+
+def test_a_frozen_server_costs_no_reads_of_what_may_be_served_stale(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, tls=False, upstream__queue_timeout="200ms", upstream__command_timeout="20s",
+                    upstream__stall_timeout="30s", upstream__connect_timeout="10s", cache__lease="200ms",
+                    cache__rules="k* max_age=300ms stale_if_down=1m")
+    raw = proxy.connect(timeout=30)
+    server.control("SET", "k", "v")
+    heat(raw, "k", times=10)
+    server.freeze()
+    try:
+        # What is on its way when the server freezes can only wait. L1's connection is given up after 3 s.
+        waiting = []
+
+        def is_noticed():
+            waiting.append(proxy.connect())
+            waiting[-1].send(encode("GET", "k"))
+            return proxy.metrics()['nearkey_upstream_cause{cause="stall"}'] == 1
+        eventually(is_noticed, 15, pause=0.2, what="it is noticed")
+        for _ in range(10):
+            with proxy.connect(timeout=8) as other:
+                assert ask(other, "GET", "k") == b"v"
+            time.sleep(0.1)
+        assert proxy.health()[1]["cause"] in ("stall", "timeout")
+    finally:
+        server.thaw()
+    with proxy.connect(timeout=30) as other:
+        eventually(lambda: ask(other, "STRLEN", "k") == 1, 20)
+    eventually(lambda: proxy.health()[1]["status"] == "healthy", 20)

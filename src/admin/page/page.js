@@ -193,15 +193,20 @@ function list(id, rows) {
 
 function showState(o) {
   const { upstream } = o;
-  const [word, tone] = upstream.state === "down" ? ["server unreachable", "bad"]
-    : o.draining ? ["draining", "warn"]
-    : upstream.state === "up" ? ["healthy", "good"] : ["server not needed yet", "warn"];
+  const words = {
+    up: ["healthy", "good"], strained: ["healthy, no further connection", "warn"], degraded: ["degraded", "warn"],
+    down: ["server unreachable", "bad"], unknown: ["server not needed yet", "warn"],
+  };
+  const [word, tone] = o.draining && upstream.state !== "down" ? ["draining", "warn"] : words[upstream.state];
   put("state", word);
   byId("state").className = `pill ${tone}`;
   put("where", `${upstream.address} (${upstream.provider})`);
   put("about", `version ${o.version}, up ${span(o.uptime_seconds)}`);
   const alarms = [];
-  if (upstream.state === "down") alarms.push(`Server unreachable (${upstream.cause}): ${upstream.message}`);
+  if (upstream.cause) {
+    const what = upstream.state === "down" ? "Server unreachable" : "Something is wrong with the server";
+    alarms.push(`${what} (${upstream.cause}): ${upstream.message}. ${upstream.advice}.`);
+  }
   if (upstream.tls_verify_disabled) alarms.push("The server's certificate is not checked (upstream.verify): anyone in between can pose as it.");
   if (o.commands.desyncs) alarms.push(`${o.commands.desyncs} connections were closed for a surplus, missing or malformed reply: please report it.`);
   if (o.commands.panics) alarms.push(`${o.commands.panics} sessions were ended by a panic: please report it with the log.`);

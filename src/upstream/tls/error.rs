@@ -12,8 +12,6 @@ use super::verify::SelfSigned;
 use crate::downstream::TlsIdentity;
 use crate::stats::ConnectFailure;
 
-const HUNG_UP: &str = "closed the connection during the TLS handshake";
-
 /// Most names of a certificate that a message lists.
 const NAMES_SHOWN: usize = 8;
 
@@ -37,6 +35,8 @@ pub enum TlsError {
     Handshake(String),
     /// The connection broke during the handshake.
     Io(String),
+    /// The peer closed the connection during the handshake.
+    Closed(String),
     /// The handshake was begun and never answered.
     Silent,
 }
@@ -54,6 +54,7 @@ impl fmt::Display for TlsError {
             Self::Setup(text)
             | Self::Certificate(text)
             | Self::Handshake(text)
+            | Self::Closed(text)
             | Self::Io(text) => f.write_str(text),
             Self::Silent => f.write_str(
                 "the server did not answer the TLS handshake in time: \
@@ -69,7 +70,8 @@ impl TlsError {
     /// The cause under which a failed connect is counted.
     pub fn cause(&self) -> ConnectFailure {
         match self {
-            Self::Io(_) => ConnectFailure::Tcp,
+            Self::Io(_) | Self::Closed(_) => ConnectFailure::Closed,
+            Self::Certificate(_) => ConnectFailure::Certificate,
             Self::Silent => ConnectFailure::Timeout,
             _ => ConnectFailure::Tls,
         }
@@ -77,11 +79,7 @@ impl TlsError {
 
     /// The server closed the connection in the middle of the handshake, without a word.
     pub fn is_hang_up(&self) -> bool {
-        match self {
-            Self::Io(_) => true,
-            Self::Handshake(text) => text.contains(HUNG_UP),
-            _ => false,
-        }
+        matches!(self, Self::Io(_) | Self::Closed(_))
     }
 
     pub(super) fn file(path: &Path, reason: impl Into<String>) -> Self {
@@ -127,8 +125,9 @@ pub fn explain(err: &io::Error) -> Option<TlsError> {
 fn explain_as(err: &io::Error, peer: &str) -> TlsError {
     match rustls_error(err) {
         Some(err) => by_rustls(err, peer),
-        None if err.kind() == io::ErrorKind::UnexpectedEof => TlsError::Handshake(format!(
-            "the {peer} {HUNG_UP}: it may not speak TLS on this port"
+        None if err.kind() == io::ErrorKind::UnexpectedEof => TlsError::Closed(format!(
+            "the {peer} closed the connection during the TLS handshake: \
+             it may not speak TLS on this port, or have no room for a connection"
         )),
         None => TlsError::Io(format!(
             "the connection broke during the TLS handshake: {err}"
@@ -244,7 +243,7 @@ fn alert_text(alert: AlertDescription, peer: &str) -> String {
 }
 
 /// A day and time in UTC, such as `2024-02-29 12:00:00 UTC`.
-fn date(unix_seconds: u64) -> String {
+pub fn date(unix_seconds: u64) -> String {
     let since = Duration::from_secs(unix_seconds);
     let (mut days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     // Years are counted from March, so that the leap day is the last of its year.

@@ -158,6 +158,7 @@ impl Worker {
         let counters = &self.stats.counters;
         match failure {
             Failure::Unreachable(_) => counters.errors_unreachable.add(1),
+            Failure::Crowded { .. } => counters.errors_crowded.add(1),
             Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(1),
             Failure::Timeout(_) => counters.errors_timeout.add(1),
             Failure::Refused(_) | Failure::Lost | Failure::Torn => {}

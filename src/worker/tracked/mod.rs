@@ -20,7 +20,6 @@ use crate::l1::entry::Scope;
 use crate::l1::fetch::{Answer, Fetcher, Order};
 use crate::l1::tracked::Told;
 use crate::l1::tracker::Tracker;
-use crate::stats::UpstreamState;
 use crate::upstream::IdentityId;
 
 /// The tracked connections of one worker.
@@ -72,7 +71,7 @@ impl Fetcher for Gate<'_> {
     fn is_down(&self) -> bool {
         let stats = &self.0.link.dialer.stats;
         let state = stats.state.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(*state, UpstreamState::Down { .. })
+        state.denies_reads()
     }
 }
 

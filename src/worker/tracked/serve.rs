@@ -180,6 +180,7 @@ impl<'a> Serving<'a> {
         };
         let counters = &self.worker.stats.counters;
         counters.upstream_bytes_in.add(n as u64);
+        self.worker.link.dialer.note_heard(self.worker.link.now());
         let handled = self.with(|tracked| tracked.handle_input(&self.input[..n]));
         self.tell();
         match handled {
@@ -215,6 +216,8 @@ impl<'a> Serving<'a> {
             let patience = (lease * PATIENCE).max(MIN_PATIENCE);
             let left = patience.saturating_sub(since(owed.mono));
             if left.is_zero() {
+                let link = &self.worker.link;
+                link.dialer.note_stall(patience, link.now());
                 return Err(Ended::Lost(format!("no reply for {patience:?}")));
             }
             next = next.min(left);
