@@ -17,13 +17,14 @@ use crate::config::Config;
 use crate::downstream::listener::{self, Bound};
 use crate::hub::Census;
 use crate::l1::L1;
+use crate::limits;
 use crate::resp;
 use crate::session::Settings;
 use crate::stats::{UpstreamStats, WorkerStats};
 use crate::upstream::dial::Dialer;
 use crate::upstream::link::Link;
 use crate::upstream::tls::{Acceptor, Connector};
-use crate::worker::{Directory, Limits, Mail, Parts, Worker};
+use crate::worker::{Budget, Directory, Limits, Mail, Parts, Worker};
 
 pub use self::accept::Dealt;
 
@@ -62,6 +63,8 @@ struct Gate {
     /// Clients dealt to each worker and not gone yet.
     loads: Arc<[AtomicUsize]>,
     next_id: AtomicU64,
+    /// `listen.max_clients`, or what the limit on open files leaves room for.
+    max_clients: usize,
     stop: Notify,
     stopped: AtomicBool,
     tls: Option<Acceptor>,
@@ -111,6 +114,10 @@ impl Proxy {
             mailboxes,
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             next_id: AtomicU64::new(1),
+            max_clients: limits::clients_that_fit(
+                config.listen.max_clients,
+                config.upstream.max_connections,
+            ),
             stop: Notify::new(),
             stopped: AtomicBool::new(false),
             tls,
@@ -135,12 +142,14 @@ impl Proxy {
         receivers: Vec<UnboundedReceiver<Mail>>,
         mut bound: Vec<Bound>,
     ) -> Result<(), Error> {
+        let budget = Budget::new(self.config.process.memory_limit);
         let settings = Arc::new(Settings {
             password: self.config.listen.password.clone(),
             passthrough: self.dialer.is_passthrough(),
             database: self.config.upstream.database,
             large_request: self.config.upstream.large_request,
             limits: resp::Limits::default(),
+            pressed: budget.pressed(),
         });
         let directory = Arc::new(Directory::default());
         let census = Arc::new(Census::default());
@@ -159,6 +168,7 @@ impl Proxy {
                     on_lost_reply: self.config.upstream.on_lost_reply,
                     unix_path: unix_path.clone().unwrap_or_default(),
                 },
+                budget: budget.clone(),
                 link: Link {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
@@ -314,6 +324,8 @@ fn serve(
         if !limit.is_zero() {
             tokio::task::spawn_local(worker.clone().close_silent(limit));
         }
+        let limit = gate.config.listen.request_timeout;
+        tokio::task::spawn_local(worker.clone().close_late(limit));
         if worker.has_l1() {
             tokio::task::spawn_local(worker.clone().tidy_l1());
         }

@@ -18,9 +18,10 @@ const CLIENT_TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts until the drain, and deals each client to the worker with the fewest.
 pub(super) async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc<Gate>) {
+    let mut complained = None;
     while !gate.stopped.load(Ordering::Acquire) {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(&mut complained) => accepted,
             () = gate.stop.notified() => continue,
         };
         if let Some(refusal) = refusal(&worker, &gate, &accepted) {
@@ -54,7 +55,7 @@ fn refusal(worker: &Worker, gate: &Gate, accepted: &Accepted) -> Option<&'static
             counters.clients_refused_protected.add(1);
             Some(errors::PROTECTED)
         }
-        _ if clients >= gate.config.listen.max_clients => {
+        _ if clients >= gate.max_clients => {
             counters.clients_refused_limit.add(1);
             Some(errors::MAX_CLIENTS)
         }
