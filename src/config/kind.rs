@@ -206,7 +206,13 @@ fn memory(raw: &Raw, limits: (usize, usize)) -> Result<Option<usize>, String> {
         _ => match raw.text("\"auto\", or a size such as \"256mb\"")?.trim() {
             AUTO => Ok(None),
             "0" => Ok(Some(0)),
-            _ => size(raw, limits).map(Some),
+            text => size(raw, limits).map(Some).map_err(|what| match text {
+                _ if what.contains("not from") => format!("{what}, nor \"auto\" or 0"),
+                _ => format!(
+                    "{} is not \"auto\" or a size such as \"256mb\"",
+                    value::quoted(text)
+                ),
+            }),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,9 @@ pub fn bind_unix(path: &Path, mode: u32, backlog: u32) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     if let Err(e) = socket.bind(&address) {
+        // Whatever else has this name is not ours to remove.
         let stale = e.kind() == io::ErrorKind::AddrInUse
+            && std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
             && std::os::unix::net::UnixStream::connect(path).is_err();
         if !stale {
             return Err(e);
