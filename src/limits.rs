@@ -1,5 +1,9 @@
 //! Limits that the system sets to this process.
 
+mod memory;
+
+pub use self::memory::share_of_container;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that are neither a client nor an upstream connection: listeners, the admin endpoint
@@ -48,10 +52,22 @@ pub fn raise_open_files(max_clients: usize, max_connections: usize) -> OpenFiles
     }
 }
 
+/// How many of `max_clients` clients the limit on open files leaves room for, beside the upstream
+/// connections and what else needs a descriptor.
+pub fn clients_that_fit(max_clients: usize, max_connections: usize) -> usize {
+    let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let soft = usize::try_from(soft).unwrap_or(usize::MAX);
+    room(soft, max_connections).clamp(1, max_clients.max(1))
+}
+
+fn room(soft: usize, max_connections: usize) -> usize {
+    soft.saturating_sub(max_connections.saturating_add(RESERVED))
+}
+
 fn warning(soft: u64, max_clients: usize, max_connections: usize) -> Option<String> {
     let connections = max_clients.saturating_add(max_connections);
     let needed = connections.saturating_add(RESERVED) as u64;
-    let room = soft.saturating_sub((max_connections + RESERVED) as u64);
+    let room = room(usize::try_from(soft).unwrap_or(usize::MAX), max_connections);
     (soft < needed).then(|| {
         format!(
             "only {soft} files may be open at once, which leaves room for {room} clients instead of \

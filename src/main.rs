@@ -249,6 +249,7 @@ fn admin_state(config: &Config) -> admin::State {
         upstream: Arc::default(),
         max_connections: upstream.max_connections,
         max_clients: config.listen.max_clients,
+        memory_limit: config.process.memory_limit,
         provider,
         address: upstream.address.to_string(),
         started: std::time::Instant::now(),

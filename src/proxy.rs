@@ -1,8 +1,8 @@
 //! The composition root: builds the parts, runs the threads, drains them at the end.
 
-use std::io;
+mod accept;
+
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,20 +14,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::commands::CommandTable;
 use crate::config::Config;
-use crate::downstream::listener::{self, Accepted, Bound, Listener};
-use crate::downstream::stream::Stream;
+use crate::downstream::listener::{self, Bound};
 use crate::hub::Census;
 use crate::l1::L1;
-use crate::resp::{self, encode};
-use crate::session::{Settings, errors};
+use crate::limits;
+use crate::resp;
+use crate::session::Settings;
 use crate::stats::{UpstreamStats, WorkerStats};
 use crate::upstream::dial::Dialer;
 use crate::upstream::link::Link;
 use crate::upstream::tls::{Acceptor, Connector};
-use crate::worker::{Directory, Limits, Mail, Parts, Worker};
+use crate::worker::{Budget, Directory, Limits, Mail, Parts, Worker};
 
-/// Longest TLS handshake of a client.
-const CLIENT_TLS_TIMEOUT: Duration = Duration::from_secs(10);
+pub use self::accept::Dealt;
 
 /// How often a drain looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(10);
@@ -64,6 +63,8 @@ struct Gate {
     /// Clients dealt to each worker and not gone yet.
     loads: Arc<[AtomicUsize]>,
     next_id: AtomicU64,
+    /// `listen.max_clients`, or what the limit on open files leaves room for.
+    max_clients: usize,
     stop: Notify,
     stopped: AtomicBool,
     tls: Option<Acceptor>,
@@ -113,6 +114,10 @@ impl Proxy {
             mailboxes,
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             next_id: AtomicU64::new(1),
+            max_clients: limits::clients_that_fit(
+                config.listen.max_clients,
+                config.upstream.max_connections,
+            ),
             stop: Notify::new(),
             stopped: AtomicBool::new(false),
             tls,
@@ -137,12 +142,14 @@ impl Proxy {
         receivers: Vec<UnboundedReceiver<Mail>>,
         mut bound: Vec<Bound>,
     ) -> Result<(), Error> {
+        let budget = Budget::new(self.config.process.memory_limit);
         let settings = Arc::new(Settings {
             password: self.config.listen.password.clone(),
             passthrough: self.dialer.is_passthrough(),
             database: self.config.upstream.database,
             large_request: self.config.upstream.large_request,
             limits: resp::Limits::default(),
+            pressed: budget.pressed(),
         });
         let directory = Arc::new(Directory::default());
         let census = Arc::new(Census::default());
@@ -161,6 +168,7 @@ impl Proxy {
                     on_lost_reply: self.config.upstream.on_lost_reply,
                     unix_path: unix_path.clone().unwrap_or_default(),
                 },
+                budget: budget.clone(),
                 link: Link {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
@@ -303,7 +311,11 @@ fn serve(
         for socket in bound {
             match socket.listen() {
                 Ok(listener) => {
-                    tokio::task::spawn_local(accept_all(worker.clone(), listener, gate.clone()));
+                    tokio::task::spawn_local(accept::accept_all(
+                        worker.clone(),
+                        listener,
+                        gate.clone(),
+                    ));
                 }
                 Err(e) => tracing::error!("cannot listen: {e}"),
             }
@@ -312,6 +324,8 @@ fn serve(
         if !limit.is_zero() {
             tokio::task::spawn_local(worker.clone().close_silent(limit));
         }
+        let limit = gate.config.listen.request_timeout;
+        tokio::task::spawn_local(worker.clone().close_late(limit));
         if worker.has_l1() {
             tokio::task::spawn_local(worker.clone().tidy_l1());
         }
@@ -331,126 +345,4 @@ fn build_l1(config: &Config, table: &CommandTable) -> Result<Option<Arc<L1>>, Er
         return Ok(Some(l1));
     }
     Ok(L1::new(config.cache.clone(), table))
-}
-
-/// Accepts until the drain, and deals each client to the worker with the fewest.
-async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc<Gate>) {
-    while !gate.stopped.load(Ordering::Acquire) {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = gate.stop.notified() => continue,
-        };
-        if let Some(refusal) = refusal(&worker, &gate, &accepted) {
-            turn_away(accepted, refusal);
-            continue;
-        }
-        let to = (0..gate.loads.len())
-            .min_by_key(|i| gate.loads[*i].load(Ordering::Relaxed))
-            .unwrap_or_default();
-        gate.loads[to].fetch_add(1, Ordering::Relaxed);
-        if to == worker.index {
-            admit(&worker, accepted, &gate);
-        } else {
-            let shared = gate.clone();
-            let visit = Mail::Visit(Box::new(move |worker| admit(worker, accepted, &shared)));
-            // A worker that is gone means that the process is ending.
-            let _ = gate.mailboxes[to].send(visit);
-        }
-    }
-}
-
-fn refusal(worker: &Worker, gate: &Gate, accepted: &Accepted) -> Option<&'static str> {
-    let counters = worker.counters();
-    let clients: usize = gate
-        .loads
-        .iter()
-        .map(|load| load.load(Ordering::Relaxed))
-        .sum();
-    match accepted {
-        Accepted::Tcp(_, peer) if listener::is_protected_from(&gate.config.listen, *peer) => {
-            counters.clients_refused_protected.add(1);
-            Some(errors::PROTECTED)
-        }
-        _ if clients >= gate.config.listen.max_clients => {
-            counters.clients_refused_limit.add(1);
-            Some(errors::MAX_CLIENTS)
-        }
-        _ => None,
-    }
-}
-
-/// Tells a client why it is not served. Best effort: it may be gone or not reading.
-fn turn_away(accepted: Accepted, refusal: &str) {
-    use std::io::Write;
-    let mut line = Vec::new();
-    encode::error(&mut line, refusal);
-    let _ = match accepted {
-        Accepted::Tcp(mut stream, _) => stream.write_all(&line),
-        Accepted::Unix(mut stream) => stream.write_all(&line),
-    };
-}
-
-/// Takes a client in on the thread of its worker.
-fn admit(worker: &Rc<Worker>, accepted: Accepted, gate: &Arc<Gate>) {
-    let id = gate.next_id.fetch_add(1, Ordering::Relaxed);
-    let dealt = Dealt {
-        gate: gate.clone(),
-        to: worker.index,
-    };
-    match into_stream(accepted, gate.tls.is_some()) {
-        Ok(Arriving::Ready(stream)) => worker.admit(stream, id, dealt),
-        Ok(Arriving::Tls(tcp)) => {
-            let (worker, gate) = (worker.clone(), gate.clone());
-            tokio::task::spawn_local(async move {
-                let Some(tls) = &gate.tls else { return };
-                match tokio::time::timeout(CLIENT_TLS_TIMEOUT, tls.accept(tcp)).await {
-                    Ok(Ok(stream)) => worker.admit(Stream::Tls(Box::new(stream.into())), id, dealt),
-                    Ok(Err(e)) => tracing::debug!("client TLS handshake failed: {e}"),
-                    Err(_) => tracing::debug!("client TLS handshake timed out"),
-                }
-            });
-        }
-        Err(e) => tracing::warn!("cannot serve a client: {e}"),
-    }
-}
-
-enum Arriving {
-    Ready(Stream),
-    Tls(tokio::net::TcpStream),
-}
-
-fn into_stream(accepted: Accepted, tls: bool) -> io::Result<Arriving> {
-    Ok(match accepted {
-        Accepted::Tcp(stream, _) => {
-            let stream = tokio::net::TcpStream::from_std(stream)?;
-            if tls {
-                Arriving::Tls(stream)
-            } else {
-                Arriving::Ready(Stream::Tcp(stream.into()))
-            }
-        }
-        Accepted::Unix(stream) => Arriving::Ready(Stream::Unix(
-            tokio::net::UnixStream::from_std(stream)?.into(),
-        )),
-    })
-}
-
-/// A client that counts against its worker until the worker has taken it in.
-#[derive(Debug)]
-pub struct Dealt {
-    gate: Arc<Gate>,
-    to: usize,
-}
-
-impl Dealt {
-    /// The worker counts the client from here on.
-    pub fn pass_on(self) {
-        self.gate.loads[self.to].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Dealt {
-    fn drop(&mut self) {
-        self.gate.loads[self.to].fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -97,6 +97,16 @@ counters! {
         clients_closed_lost_reply,
         /// Clients closed for a malformed request, HTTP included.
         clients_closed_protocol,
+        /// Clients cut because the process came to its memory limit.
+        clients_cut_memory,
+        /// Clients closed because a request of theirs came too slowly.
+        clients_cut_request,
+        /// Bytes of requests and replies that clients make the process hold now.
+        client_buffers,
+        /// Bytes of requests held for the upstream now.
+        upstream_buffers,
+        /// Requests refused for want of memory.
+        refused_memory,
         /// Failed AUTH and HELLO AUTH of clients.
         auth_failures,
         /// Commands answered by the session itself.

@@ -37,6 +37,7 @@ impl Metrics {
         };
         metrics::with_local_recorder(&recorder, || {
             metrics.add_clients();
+            metrics.add_memory();
             metrics.add_commands();
             metrics.add_pubsub();
             metrics.add_upstream();
@@ -111,12 +112,32 @@ impl Metrics {
         closed.add("reason", "output_limit", |s| {
             s.sum(|c| &c.clients_cut_output)
         });
+        closed.add("reason", "memory", |s| s.sum(|c| &c.clients_cut_memory));
+        closed.add("reason", "request_timeout", |s| {
+            s.sum(|c| &c.clients_cut_request)
+        });
         closed.add("reason", "lost_reply", |s| {
             s.sum(|c| &c.clients_closed_lost_reply)
         });
         closed.add("reason", "protocol", |s| {
             s.sum(|c| &c.clients_closed_protocol)
         });
+    }
+
+    fn add_memory(&mut self) {
+        let help = "Bytes of requests and replies that are held now.";
+        metrics::describe_gauge!("nearkey_buffer_bytes", Unit::Bytes, help);
+        let gauge = |side| metrics::gauge!("nearkey_buffer_bytes", "side" => side);
+        self.add_gauge(gauge("client"), |s| s.sum(|c| &c.client_buffers) as f64);
+        self.add_gauge(gauge("upstream"), |s| s.sum(|c| &c.upstream_buffers) as f64);
+        let (name, help_limit) = (
+            "nearkey_memory_limit_bytes",
+            "process.memory_limit; 0 is none.",
+        );
+        self.gauge_in(Unit::Bytes, name, help_limit, |s| s.memory_limit as f64);
+        let name = "nearkey_requests_refused_memory_total";
+        let help = "Large requests refused because memory was short.";
+        self.counter(name, help, |s| s.sum(|c| &c.refused_memory));
     }
 
     fn add_commands(&mut self) {

@@ -47,6 +47,8 @@ pub struct State {
     pub max_connections: usize,
     /// Ceiling on clients.
     pub max_clients: usize,
+    /// Bytes of memory that the process may use; 0 is no limit.
+    pub memory_limit: usize,
     /// Who runs the upstream, as a word such as `upstash`.
     pub provider: &'static str,
     /// Where the upstream is; must be free of secrets.

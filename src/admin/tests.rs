@@ -21,6 +21,7 @@ pub(super) fn state() -> State {
         upstream: Arc::new(UpstreamStats::default()),
         max_connections: 20,
         max_clients: 10_000,
+        memory_limit: 0,
         provider: "upstash",
         address: "redis.upstash.io:6379".to_owned(),
         started: Instant::now(),
@@ -283,7 +284,8 @@ async fn label_sets_are_the_documented_ones() {
         labels("nearkey_clients_refused_total"),
         set("reason", "limit protected")
     );
-    let closed = set("reason", "output_limit lost_reply protocol");
+    let closed = "output_limit memory request_timeout lost_reply protocol";
+    let closed = set("reason", closed);
     assert_eq!(labels("nearkey_clients_closed_total"), closed);
     let causes = set(
         "cause",
@@ -293,7 +295,12 @@ async fn label_sets_are_the_documented_ones() {
     assert_eq!(labels("nearkey_upstream_connect_failures_total"), causes);
     assert_eq!(labels("nearkey_upstream_cause"), causes);
     assert_eq!(labels("nearkey_bytes_total").len(), 4);
+    assert_eq!(
+        labels("nearkey_buffer_bytes"),
+        set("side", "client upstream")
+    );
     for name in [
+        "nearkey_memory_limit_bytes nearkey_requests_refused_memory_total",
         "nearkey_clients_accepted_total nearkey_retries_total nearkey_late_replies_total",
         "nearkey_desync_total nearkey_in_flight nearkey_upstream_connections",
         "nearkey_upstream_connections_peak nearkey_upstream_connects_total",

@@ -21,6 +21,8 @@ pub(super) struct Draft {
     pub(super) log_format: &'static str,
     /// Resolved; `config.process.workers` stays as written until the end, for printing.
     pub(super) workers: usize,
+    /// `process.memory_limit` as written; `None` is `auto`.
+    pub(super) memory: Option<usize>,
 }
 
 /// What `[listen]` holds beyond its place in [`Config`].
@@ -67,6 +69,7 @@ impl Draft {
             cache: Cache::default(),
             log_format: "",
             workers: 0,
+            memory: None,
         }
     }
 }
@@ -86,6 +89,7 @@ fn empty_config() -> Config {
             tls_client_ca: None,
             client_output_limit: 0,
             idle_timeout: Duration::ZERO,
+            request_timeout: Duration::ZERO,
         },
         upstream: empty_upstream(),
         commands: Commands { deny: Vec::new() },
@@ -96,6 +100,7 @@ fn empty_config() -> Config {
         },
         process: Process {
             workers: 0,
+            memory_limit: 0,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         },

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Duration((u64, u64), Place<Duration>),
     /// Limits in bytes.
     Size((usize, usize), Place<usize>),
+    /// `auto` (none), or limits in bytes; 0 is allowed as well.
+    Memory((usize, usize), Place<Option<usize>>),
     /// Limits.
     Integer((usize, usize), Place<usize>),
     Boolean(Place<bool>),
@@ -95,6 +97,7 @@ impl Kind {
         match self {
             Self::Duration(limits, place) => *place(draft) = duration(raw, *limits)?,
             Self::Size(limits, place) => *place(draft) = size(raw, *limits)?,
+            Self::Memory(limits, place) => *place(draft) = memory(raw, *limits)?,
             Self::Integer(limits, place) => *place(draft) = integer(raw, *limits)?,
             Self::Boolean(place) => *place(draft) = boolean(raw)?,
             Self::Choice(words, place) => *place(draft) = choice(raw, words)?,
@@ -127,6 +130,7 @@ impl Kind {
         match self {
             Self::Duration(_, place) => quote(&value::show_duration(*place(draft))),
             Self::Size(_, place) => show_size(*place(draft)),
+            Self::Memory(_, place) => place(draft).map_or_else(|| quote(AUTO), show_size),
             Self::Integer(_, place) => place(draft).to_string(),
             Self::Boolean(place) => place(draft).to_string(),
             Self::Choice(_, place) => quote(place(draft)),
@@ -190,6 +194,27 @@ pub(super) fn size(raw: &Raw, (min, max): (usize, usize)) -> Result<usize, Strin
         _ => value::size(raw.text("a size such as \"64kb\", \"1mb\" or 65536")?)?,
     };
     in_range(size, min, max, value::show_size)
+}
+
+/// A share of what the container has.
+const AUTO: &str = "auto";
+
+fn memory(raw: &Raw, limits: (usize, usize)) -> Result<Option<usize>, String> {
+    match raw {
+        Raw::Integer(0) => Ok(Some(0)),
+        Raw::Integer(_) => size(raw, limits).map(Some),
+        _ => match raw.text("\"auto\", or a size such as \"256mb\"")?.trim() {
+            AUTO => Ok(None),
+            "0" => Ok(Some(0)),
+            text => size(raw, limits).map(Some).map_err(|what| match text {
+                _ if what.contains("not from") => format!("{what}, nor \"auto\" or 0"),
+                _ => format!(
+                    "{} is not \"auto\" or a size such as \"256mb\"",
+                    value::quoted(text)
+                ),
+            }),
+        },
+    }
 }
 
 fn integer(raw: &Raw, (min, max): (usize, usize)) -> Result<usize, String> {

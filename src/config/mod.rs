@@ -81,6 +81,8 @@ pub struct Commands {
 pub struct Process {
     /// Worker threads; already resolved, never zero.
     pub workers: usize,
+    /// Bytes of memory that this process may use; already resolved, 0 is no limit.
+    pub memory_limit: usize,
     /// After SIGTERM: how long clients are still accepted while `/ready` says no.
     pub drain_delay: Duration,
     /// After that: how long commands in flight may take.

@@ -10,6 +10,7 @@ use super::redis_env::RedisEnv;
 use super::table::Setting;
 use super::url::Url;
 use crate::downstream::TlsIdentity;
+use crate::limits;
 use crate::secret::Secret;
 use crate::telemetry::Format;
 use crate::upstream::provider::provider;
@@ -47,6 +48,7 @@ impl Resolver {
         super::checks::passthrough(self);
         self.connections();
         self.workers();
+        self.memory_limit();
         super::checks::warnings(self);
     }
 
@@ -288,6 +290,19 @@ impl Resolver {
             self.note("process.workers", format!("{cpus} here"));
         } else {
             self.draft.workers = self.draft.config.process.workers;
+        }
+    }
+
+    fn memory_limit(&mut self) {
+        let process = &mut self.draft.config.process;
+        process.memory_limit = self.draft.memory.unwrap_or_default();
+        if self.draft.memory.is_none() {
+            process.memory_limit = limits::share_of_container();
+            let note = match process.memory_limit {
+                0 => "no limit here".to_owned(),
+                bytes => format!("{}mb here", bytes >> 20),
+            };
+            self.note("process.memory_limit", note);
         }
     }
 

@@ -155,6 +155,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "A client that is silent for this long is closed; 0s never closes.",
     ),
     Setting::new(
+        "listen.request_timeout",
+        Kind::Duration((0, DAY), |d| &mut d.config.listen.request_timeout),
+        "30s",
+        "A client whose half-sent request makes no progress for this long is closed; 0s never closes.",
+    ),
+    Setting::new(
         "upstream.url",
         Kind::Url(|d| &mut d.upstream.url),
         "",
@@ -431,6 +437,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Integer((0, 1024), |d| &mut d.config.process.workers),
         "0",
         "Worker threads; 0 takes the CPUs that this container may use.",
+    ),
+    Setting::new(
+        "process.memory_limit",
+        Kind::Memory((32 * MB, MAX_MEMORY), |d| &mut d.memory),
+        "auto",
+        "Memory that this process may use; auto takes 60% of the container's limit, 0 sets none.",
     ),
     Setting::new(
         "process.drain_delay",

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -57,7 +57,9 @@ pub fn bind_unix(path: &Path, mode: u32, backlog: u32) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     if let Err(e) = socket.bind(&address) {
+        // Whatever else has this name is not ours to remove.
         let stale = e.kind() == io::ErrorKind::AddrInUse
+            && std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
             && std::os::unix::net::UnixStream::connect(path).is_err();
         if !stale {
             return Err(e);
@@ -102,21 +104,31 @@ impl Bound {
 /// The pause after accepting has failed, so that a lack of file descriptors costs no CPU.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
+/// A lack of file descriptors is told of this often at most.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// When a listener last complained that it cannot accept.
+pub type Complained = Option<Instant>;
+
 impl Listener {
     /// The next client. Errors are waited out: the next client may succeed.
-    pub async fn accept(&self) -> Accepted {
-        let mut complained = false;
+    pub async fn accept(&self, complained: &mut Complained) -> Accepted {
         loop {
-            match self.try_accept().await {
+            let e = match self.try_accept().await {
                 Ok(accepted) => return accepted,
-                Err(e) => {
-                    if !complained {
-                        tracing::warn!("cannot accept a client, waiting: {e}");
-                        complained = true;
-                    }
-                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                }
+                Err(e) => e,
+            };
+            if is_about_one_client(&e) {
+                continue;
             }
+            if complained.is_none_or(|when| when.elapsed() > COMPLAINT) {
+                *complained = Some(Instant::now());
+                tracing::warn!(
+                    "cannot accept clients for now, those that there are go on: {e} (ulimit -n, \
+                     listen.max_clients)"
+                );
+            }
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
         }
     }
 
@@ -133,6 +145,21 @@ impl Listener {
             }
         }
     }
+}
+
+/// The client has gone again, or may not be let in: the next one is not concerned.
+fn is_about_one_client(e: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, InvalidInput, NotConnected, PermissionDenied,
+    };
+    let kinds = [
+        ConnectionAborted,
+        ConnectionReset,
+        InvalidInput,
+        NotConnected,
+        PermissionDenied,
+    ];
+    kinds.contains(&e.kind())
 }
 
 /// Redis's protected mode: without a password only this machine is let in.

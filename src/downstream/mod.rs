@@ -34,6 +34,8 @@ pub struct Config {
     pub client_output_limit: usize,
     /// A client that is silent for this long is closed; zero never closes.
     pub idle_timeout: Duration,
+    /// A client whose half-sent request makes no progress for this long is closed; zero never closes.
+    pub request_timeout: Duration,
 }
 
 /// A certificate chain and its private key, as PEM files.

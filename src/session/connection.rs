@@ -8,6 +8,9 @@ use crate::resp::{Protocol, encode};
 use crate::upstream::facts::{Facts, Identity};
 use crate::upstream::{IdentityId, LaneKey};
 
+/// The first failed login after which a client has to wait.
+const FREE_LOGINS: u8 = 3;
+
 /// What HELLO asked for.
 #[derive(Default)]
 struct Hello<'a> {
@@ -72,9 +75,21 @@ impl Session {
                 self.enter(key, router);
                 encode::simple(reply, "OK");
             }
-            Poll::Ready(Err(text)) => encode::error(reply, &text),
+            Poll::Ready(Err(text)) => {
+                self.note_failed_login(&text);
+                encode::error(reply, &text);
+            }
         }
         Verdict::Done
+    }
+
+    /// Who has tried several wrong passwords waits after each further one.
+    fn note_failed_login(&mut self, text: &str) {
+        if errors::is_own(text) {
+            return; // it was not judged
+        }
+        self.failed_logins = self.failed_logins.saturating_add(1);
+        self.paused = self.failed_logins >= FREE_LOGINS;
     }
 
     /// Which connections a client may use instead of those of `key` that presents this user and
@@ -148,6 +163,9 @@ impl Session {
             Poll::Pending => return Verdict::Hold,
             Poll::Ready(Ok(key)) => key,
             Poll::Ready(Err(text)) => {
+                if hello.auth.is_some() && text == errors::WRONGPASS {
+                    self.note_failed_login(&text);
+                }
                 encode::error(reply, &text);
                 return Verdict::Done;
             }

@@ -47,11 +47,23 @@ pub const MAX_CLIENTS: &str = "ERR max number of clients reached";
 pub const TOO_LARGE: &str = "ERR Nearkey: a request of this size can only be a command that \
     Nearkey passes on unchanged (upstream.large_request)";
 
+/// A request that is not taken in while memory is short.
+pub const NO_MEMORY: &str = "OOM Nearkey: too little memory is left for a request of this size, \
+    try again later (process.memory_limit)";
+
 /// A client from beyond loopback in protected mode, in the spirit of Redis's own refusal.
 pub const PROTECTED: &str = "DENIED Nearkey is running in protected mode because listen.protected_mode \
     is on and no listen.password is set. In this mode connections are only accepted from the loopback \
     interface. To accept this client, set listen.password, or listen.protected_mode = false if \
     everything that can reach this port may use the Redis behind it.";
+
+/// A request that came too slowly.
+pub fn too_slow(limit: Duration) -> String {
+    let limit = human(limit);
+    format!(
+        "ERR Nearkey: a request was begun and has not come within {limit} (listen.request_timeout)"
+    )
+}
 
 /// A malformed request.
 pub fn protocol(what: &str) -> String {

@@ -5,6 +5,7 @@
 //! to a limit. What cannot be carried is dropped as it comes and answered at its end, so that the client
 //! and the proxy stay in step.
 
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use super::special::Pin;
@@ -19,6 +20,9 @@ use crate::upstream::pipe::Handling;
 
 /// A request that cannot be streamed is held up to this size.
 const MAX_HELD: usize = MAX_TRANSACTION;
+
+/// While memory is short, a request that does not come in one piece may have this many bytes.
+const MAX_PRESSED: u64 = 64 * 1024;
 
 /// How a large request goes on.
 enum Way<'t> {
@@ -39,10 +43,17 @@ impl Session {
         router: &mut R,
     ) -> Option<Status> {
         // Before AUTH the scanner's own limits keep requests small, and none may leave.
-        if !self.authenticated
-            || self.scanner.is_idle()
-            || self.scanner.at_least() <= env.settings.large_request as u64
-        {
+        if !self.authenticated || self.scanner.is_idle() {
+            return Some(Status::NeedInput);
+        }
+        let at_least = self.scanner.at_least();
+        if at_least > MAX_PRESSED && env.settings.pressed.load(Ordering::Relaxed) {
+            env.counters.refused_memory.add(1);
+            self.abort_transaction();
+            self.discard(errors::NO_MEMORY);
+            return None;
+        }
+        if at_least <= env.settings.large_request as u64 {
             return Some(Status::NeedInput);
         }
         match self.large_way(partial, env) {

@@ -111,6 +111,9 @@ pub struct Session {
     /// forwarded before it has come.
     must_drain: bool,
     authenticated: bool,
+    /// Wrong passwords that were presented, and whether the client has to wait for that now.
+    failed_logins: u8,
+    paused: bool,
     reply_mode: ReplyMode,
     no_evict: bool,
     /// A transaction is in flight, whose reply will not be long.
@@ -159,6 +162,8 @@ impl Session {
             },
             must_drain: false,
             authenticated: settings.lets_everybody_in(),
+            failed_logins: 0,
+            paused: false,
             reply_mode: ReplyMode::On,
             no_evict: false,
             answers_soon: false,
@@ -181,9 +186,44 @@ impl Session {
         &self.pending
     }
 
+    /// Bytes that are kept here until their time comes.
+    pub fn held_bytes(&self) -> usize {
+        let queued = self.special.as_ref().map_or(0, |s| s.queued_bytes());
+        self.pending.held_bytes() + self.held_messages() + queued
+    }
+
     /// A large request is on its way to the leased connection.
     pub fn is_streaming(&self) -> bool {
         matches!(self.mode, Mode::Streaming)
+    }
+
+    /// Nothing more is heard before [`Session::resume`].
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The client has waited long enough.
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Bytes of the request that is not whole, if one is.
+    pub fn half_read(&self) -> Option<u64> {
+        let is_half = self.held.is_none() && !self.scanner.is_idle();
+        is_half.then(|| self.scanner.consumed())
+    }
+
+    /// The client is not from here: it speaks HTTP or TLS.
+    pub fn foreign(&mut self) -> Option<RequestError> {
+        let error = self.scanner.scan(&[], &Limits::default()).err()?;
+        matches!(error, RequestError::Http | RequestError::Tls).then_some(error)
+    }
+
+    /// Ends a request that is not whole with an error.
+    pub fn give_up(&mut self, text: &str, out: &mut Vec<u8>) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text);
+        self.pending.put(&reply, out);
     }
 
     /// Names the client gave itself.
@@ -275,7 +315,7 @@ impl Session {
         let mut row = Row::default();
         let mut start = 0;
         loop {
-            if self.is_waiting() {
+            if self.is_waiting() || self.paused {
                 self.send_row(input, start, &mut row, router);
                 let rest = if start == input.len() {
                     Status::NeedInput
@@ -409,9 +449,9 @@ impl Session {
         env.counters.clients_closed_protocol.add(1);
         match e {
             RequestError::Protocol(e) => {
-                let mut reply = Vec::new();
-                encode::error(&mut reply, errors::protocol(&e.0));
-                self.pending.put(&reply, out);
+                if self.take_reply_mode() == ReplyMode::On {
+                    self.give_up(&errors::protocol(&e.0), out);
+                }
                 Status::Close
             }
             RequestError::Http | RequestError::Tls => Status::Drop,

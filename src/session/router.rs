@@ -1,6 +1,7 @@
 //! What a session needs from the outside, and what it is given to look at.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 
 use super::Query;
@@ -114,6 +115,8 @@ pub struct Settings {
     pub large_request: usize,
     /// Limits of the request scanner.
     pub limits: Limits,
+    /// Memory is short: large requests are refused.
+    pub pressed: Arc<AtomicBool>,
 }
 
 impl Settings {

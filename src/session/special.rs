@@ -69,6 +69,13 @@ impl Pin {
     }
 }
 
+impl Special {
+    /// Bytes of commands that wait for EXEC.
+    pub fn queued_bytes(&self) -> usize {
+        self.transaction.as_ref().map_or(0, Transaction::len)
+    }
+}
+
 impl Session {
     pub(super) fn special_mut(&mut self) -> &mut Special {
         self.special.get_or_insert_default()

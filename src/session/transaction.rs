@@ -33,6 +33,11 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
+    /// Bytes of what was queued.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn new() -> Self {
         let mut bytes = Vec::new();
         encode::command(&mut bytes, &[b"MULTI"]);

@@ -158,6 +158,11 @@ impl<W: ReplyTo> Conn<W> {
         self.core.borrow().outbox.unwritten().len()
     }
 
+    /// Bytes that are held: not written, or not answered yet.
+    pub fn buffered(&self) -> usize {
+        self.core.borrow().outbox.unanswered().len()
+    }
+
     /// [`Conn::taint`] was called.
     pub fn is_tainted(&self) -> bool {
         self.tainted.get()

@@ -29,6 +29,9 @@ const MAX_AHEAD: usize = 64 * 1024;
 /// Local replies of this size are not held back for the reply that follows.
 const MAX_HELD_BACK: usize = 16 * 1024;
 
+/// Replies that have left are freed from this size on, even if others wait behind them.
+const TRIM_AT: usize = 64 * 1024;
+
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
 
@@ -44,6 +47,12 @@ pub struct Client {
     pub(super) batched: Cell<bool>,
     /// It has closed itself with CLIENT KILL.
     pub(super) killed: Cell<bool>,
+    /// Bytes that it has sent.
+    pub(super) received: Cell<u64>,
+    /// All that it has sent was looked at: it is its turn.
+    pub(super) awaited: Cell<bool>,
+    /// Bytes that it makes the process hold, as its worker's account knows it.
+    pub(super) counted: Cell<usize>,
     pub(super) since: Tick,
     pub(super) last_active: Cell<Tick>,
     pub(super) id: u64,
@@ -120,6 +129,9 @@ impl Client {
             direct: Cell::new((0, 0)),
             batched: Cell::new(false),
             killed: Cell::new(false),
+            received: Cell::new(0),
+            awaited: Cell::new(false),
+            counted: Cell::new(0),
             since: now,
             last_active: Cell::new(now),
             id,
@@ -196,6 +208,7 @@ impl Client {
     pub(super) fn process(self: &Rc<Self>, inner: &mut Inner, fresh: &[u8]) {
         let counters = &self.worker.stats.counters;
         counters.client_bytes_in.add(fresh.len() as u64);
+        self.received.set(self.received.get() + fresh.len() as u64);
         let table = self.worker.table();
         let env = Env {
             id: self.id,
@@ -218,6 +231,7 @@ impl Client {
             may_move,
             now: None,
         };
+        let was_paused = inner.session.is_paused();
         let fed = inner
             .session
             .feed(bytes, &mut inner.output, &env, &mut route);
@@ -234,7 +248,13 @@ impl Client {
         match fed.status {
             Status::NeedInput | Status::Hold => {}
             Status::Close => inner.stage = inner.stage.max_closing(),
-            Status::Drop => inner.stage = Stage::Broken,
+            Status::Drop => {
+                self.worker.hint_at_foreign(inner.session.foreign());
+                inner.stage = Stage::Broken;
+            }
+        }
+        if !was_paused && inner.session.is_paused() {
+            self.pause();
         }
     }
 
@@ -257,8 +277,9 @@ impl Client {
             if inner.stage == Stage::Broken {
                 return Poll::Ready(());
             }
+            inner.trim_output();
+            self.note_memory(inner);
         }
-        inner.trim_output();
         self.stream.poll_flush(cx).map(|done| {
             self.note_write(inner, done.map(|()| 0));
         })
@@ -294,6 +315,7 @@ impl Client {
     /// Runs the client until it must wait; `Ready` when it is gone.
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.remember(cx.waker());
+        self.awaited.set(false);
         loop {
             if !self.may_hold_back() {
                 // Pending or not, what the client says is read: it may write its whole pipeline first.
@@ -328,18 +350,29 @@ impl Client {
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
             let waits = inner.waits() && inner.input.len() < MAX_AHEAD;
+            if inner.session.is_paused() {
+                return Poll::Pending; // woken when it has waited long enough
+            }
             if !waits && (inner.held || !self.has_room(inner)) {
+                return Poll::Pending;
+            }
+            if !inner.output.is_empty() && self.worker.account.is_pressed() {
+                inner.crowded = true; // woken with the next reply, or when its replies have left
                 return Poll::Pending;
             }
             let mut scratch = self.worker.scratch.borrow_mut();
             match self.stream.poll_read(cx, &mut scratch) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.awaited.set(true);
+                    return Poll::Pending;
+                }
                 // A wait ends with its client: what it would yield is for others.
                 Poll::Ready(Ok(0)) if inner.waits() => inner.stop_waiting(),
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
                 Poll::Ready(Ok(n)) if inner.held => {
                     self.worker.stats.counters.client_bytes_in.add(n as u64);
                     inner.input.extend_from_slice(&scratch[..n]);
+                    self.note_memory(inner);
                 }
                 Poll::Ready(Ok(n)) => {
                     self.last_active.set(self.worker.link.now());
@@ -371,6 +404,8 @@ impl Client {
         inner.output = Vec::new();
         inner.written = 0;
         inner.gathered = None;
+        let counted = self.counted.replace(0);
+        self.worker.note_held(counted, 0);
         inner.attached.leave(&self.worker);
         let topics = inner.session.take_subscriptions();
         drop(inner);
@@ -408,11 +443,21 @@ impl Inner {
 
     /// Frees what has left.
     pub(super) fn trim_output(&mut self) {
-        if self.written < self.output.len() {
-            return;
+        if self.written == self.output.len() {
+            self.written = 0;
+            self.output = Vec::new();
+        } else if self.written >= TRIM_AT && self.written * 2 >= self.output.len() {
+            // A client that never catches up must not keep what it has long got.
+            self.output.drain(..self.written);
+            self.output.shrink_to_fit();
+            self.written = 0;
         }
-        self.written = 0;
-        self.output = Vec::new();
+    }
+
+    /// Bytes that the client makes the process hold: what buffers could take counts as well.
+    pub(super) fn held(&self) -> usize {
+        let gathered = self.gathered.as_ref().map_or(0, |reply| reply.capacity());
+        self.input.capacity() + self.output.capacity() + self.session.held_bytes() + gathered
     }
 }
 

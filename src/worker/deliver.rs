@@ -177,6 +177,7 @@ impl Client {
             inner.written = 0;
             self.wake();
         }
+        self.note_memory(inner);
     }
 
     /// `count` commands will get no reply from the server.

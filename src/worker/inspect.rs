@@ -152,7 +152,9 @@ fn command(l1: &L1, entry: &Entry, table: &CommandTable) -> String {
 }
 
 /// Work that takes long where there are many entries.
-async fn aside<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn aside<T: Default + Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 

@@ -231,6 +231,7 @@ pub fn find(worker: &Rc<Worker>, id: LaneId) -> Lane {
     let owner = owner_of(id, worker.peers());
     let lane = if owner == worker.index {
         let conn = Conn::new(id.key, Role::Shared, worker.link.clone(), status.clone());
+        worker.account.watch(&conn);
         Lane::Local(Rc::new(LocalLane {
             id,
             conn,

@@ -116,6 +116,7 @@ impl Leases {
         if line.join(wait.number, waiter) {
             let status = Arc::new(Status::default());
             let conn = Conn::new(wait.key, Role::Leased, worker.link.clone(), status);
+            worker.account.watch(&conn);
             line.begin(conn.clone());
             tokio::task::spawn_local(attend(worker.clone(), conn));
         }

@@ -8,8 +8,10 @@ mod deliver;
 mod info;
 mod inspect;
 mod lanes;
+mod late;
 mod leases;
 mod line;
+mod memory;
 mod pubsub;
 mod queries;
 mod reads;
@@ -33,6 +35,8 @@ use self::client::{Client, ClientTask};
 pub use self::lanes::Directory;
 use self::lanes::{Lane, LaneId};
 use self::leases::Leases;
+use self::memory::Account;
+pub use self::memory::Budget;
 use self::pubsub::PubSub;
 use self::remote::{Event, GaugeHandle, Handed, Outlet};
 use self::tracked::TrackedConns;
@@ -48,6 +52,7 @@ use crate::resp::Protocol;
 use crate::session::Settings;
 use crate::stats::{Counters, WorkerStats};
 use crate::upstream::link::Link;
+use crate::upstream::pipe::Tick;
 use crate::upstream::{IdentityId, LaneKey, OnLostReply};
 
 /// Clients are read into a buffer of this size, one for all clients of a worker.
@@ -158,6 +163,8 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     /// Limits of clients.
     pub limits: Limits,
+    /// What all workers together may hold in memory.
+    pub budget: Budget,
     /// The way to the upstream.
     pub link: Link,
     /// All lanes of the process.
@@ -178,6 +185,7 @@ pub struct Worker {
     pub(crate) index: usize,
     settings: Arc<Settings>,
     limits: Limits,
+    account: Account,
     link: Rc<Link>,
     stats: Arc<WorkerStats>,
     directory: Arc<Directory>,
@@ -196,6 +204,8 @@ pub struct Worker {
     /// L1 as the clients of this worker see it.
     reader: Option<Reader>,
     scratch: RefCell<Box<[u8]>>,
+    /// When a foreign protocol was last told of.
+    hinted: Cell<Option<Tick>>,
     /// Somebody looks for connections that nobody can use any more.
     sweeping: Cell<bool>,
 }
@@ -207,6 +217,7 @@ impl Worker {
             index: parts.index,
             settings: parts.settings,
             limits: parts.limits,
+            account: Account::new(parts.budget),
             stats: parts.link.stats.clone(),
             reader: parts
                 .link
@@ -228,6 +239,7 @@ impl Worker {
             pubsub: PubSub::default(),
             tracked: TrackedConns::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            hinted: Cell::new(None),
             sweeping: Cell::new(false),
         })
     }

@@ -130,6 +130,7 @@ impl World {
             database: 0,
             large_request: 1 << 20,
             limits: Limits::default(),
+            pressed: Arc::default(),
         };
         let track = |db| Track {
             tracker: l1.tracker(Scope {

@@ -194,6 +194,7 @@ impl Bench {
             database: 0,
             large_request: 1024,
             limits: Limits::default(),
+            pressed: Arc::default(),
         };
         let facts = Facts {
             identity: Identity::default(),

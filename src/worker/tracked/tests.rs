@@ -32,7 +32,7 @@ use crate::stats::{Counters, UpstreamStats, WorkerStats};
 use crate::upstream::dial::Dialer;
 use crate::upstream::link::Link;
 use crate::upstream::{Address, Auth, OnLostReply};
-use crate::worker::{Directory, Limits, Parts};
+use crate::worker::{Budget, Directory, Limits, Parts};
 
 const SCOPE: Scope = Scope {
     db: 0,
@@ -124,6 +124,7 @@ impl Process {
             database: 0,
             large_request: 1 << 20,
             limits: Wire::default(),
+            pressed: Arc::default(),
         });
         let parts = |index: usize| Parts {
             index,
@@ -133,6 +134,7 @@ impl Process {
                 on_lost_reply: OnLostReply::Close,
                 unix_path: String::new(),
             },
+            budget: Budget::default(),
             link: Link {
                 dialer: dialer.clone(),
                 stats: all_stats[index].clone(),

@@ -1,0 +1,275 @@
+//! Keeps the process below `process.memory_limit`.
+//!
+//! Each worker keeps an account of what its clients make it hold; each client brings it up to date
+//! when its buffers have changed. Once it has grown by a step, the worker adds up what all workers
+//! hold. Above the soft mark the process is *pressed*: a client that has replies waiting is not read,
+//! large requests are refused, and L1 is emptied. Above the limit the clients that hold most are cut.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::client::{Client, Inner, Stage};
+use super::target::Target;
+use super::{Mail, Worker, inspect};
+use crate::stats::WorkerStats;
+use crate::upstream::conn::Conn;
+
+/// What the process needs before it holds anything for anybody: code, stacks, tables, read buffers.
+const BASE: u64 = 14 << 20;
+
+/// What a client costs that holds nothing.
+const PER_CLIENT: u64 = 2 << 10;
+
+/// All is added up again once a worker holds so much more than before.
+const STEP: usize = 256 << 10;
+
+/// Cutting a client that holds less than this would help nobody.
+const LEAST_CUT: usize = 16 << 10;
+
+/// What the process may hold, shared by its workers.
+#[derive(Clone, Debug, Default)]
+pub struct Budget {
+    limit: u64,
+    pressed: Arc<AtomicBool>,
+}
+
+impl Budget {
+    /// At most `limit` bytes; 0 is no limit.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit: limit as u64,
+            pressed: Arc::default(),
+        }
+    }
+
+    /// Set while the process is above its soft mark.
+    pub fn pressed(&self) -> Arc<AtomicBool> {
+        self.pressed.clone()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what is held; true if that is news.
+    fn press(&self, total: u64) -> bool {
+        let was = self.is_pressed();
+        // Once it is pressed, some room must be there before it is not.
+        let mark = self.limit / 100 * if was { 65 } else { 75 };
+        let is = total > mark;
+        self.pressed.store(is, Ordering::Relaxed);
+        is != was
+    }
+
+    /// How much less than `total` must be held, if it is too much.
+    fn excess(&self, total: u64) -> u64 {
+        match total > self.limit {
+            true => total - self.limit / 100 * 95,
+            false => 0,
+        }
+    }
+}
+
+/// The account of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    budget: Budget,
+    grown: Cell<usize>,
+    /// A look at the whole is on its way.
+    due: Cell<bool>,
+    conns: RefCell<Vec<Weak<Conn<Target>>>>,
+}
+
+impl Account {
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            ..Self::default()
+        }
+    }
+
+    /// The process is above its soft mark.
+    pub fn is_pressed(&self) -> bool {
+        self.budget.is_pressed()
+    }
+
+    /// What waits on this connection counts, too.
+    pub fn watch(&self, conn: &Rc<Conn<Target>>) {
+        let mut conns = self.conns.borrow_mut();
+        conns.retain(|conn| conn.strong_count() > 0);
+        conns.push(Rc::downgrade(conn));
+    }
+
+    fn upstream_buffers(&self) -> u64 {
+        let conns = self.conns.borrow();
+        let held = conns.iter().filter_map(Weak::upgrade);
+        held.map(|conn| conn.buffered() as u64).sum()
+    }
+}
+
+/// What a worker and its clients hold.
+fn held_by(stats: &WorkerStats) -> u64 {
+    let counters = &stats.counters;
+    counters.client_buffers.get() + counters.upstream_buffers.get()
+}
+
+impl Client {
+    /// Brings the worker's account up to what this client makes it hold.
+    pub(super) fn note_memory(&self, inner: &Inner) {
+        let held = inner.held();
+        let before = self.counted.replace(held);
+        if held != before {
+            self.worker.note_held(before, held);
+        }
+    }
+
+    /// Closes the client for what it holds; false if it holds nothing worth it.
+    fn cut(&self) -> bool {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else {
+            return false;
+        };
+        if inner.stage == Stage::Broken {
+            return false;
+        }
+        inner.stage = Stage::Broken;
+        inner.input = Vec::new();
+        inner.output = Vec::new();
+        inner.written = 0;
+        self.note_memory(&inner);
+        drop(inner);
+        self.wake();
+        true
+    }
+}
+
+impl Worker {
+    pub(super) fn note_held(self: &Rc<Self>, before: usize, held: usize) {
+        let gauge = &self.stats.counters.client_buffers;
+        gauge.add((held as u64).wrapping_sub(before as u64));
+        let account = &self.account;
+        if account.budget.limit == 0 {
+            return;
+        }
+        let grown = account.grown.get() + held.saturating_sub(before);
+        account.grown.set(grown);
+        if (grown >= STEP || account.is_pressed()) && !account.due.replace(true) {
+            account.grown.set(0);
+            let worker = self.clone();
+            // Not here: whoever holds the client whose account this is goes on with it.
+            tokio::task::spawn_local(async move { worker.weigh() });
+        }
+    }
+
+    /// Adds up what the process holds, and does what follows from it.
+    pub(super) fn weigh(self: &Rc<Self>) {
+        self.account.due.set(false);
+        let waiting = self.account.upstream_buffers();
+        let counters = &self.stats.counters;
+        let published = &counters.upstream_buffers;
+        published.add(waiting.wrapping_sub(published.get()));
+        if self.account.budget.limit == 0 {
+            return;
+        }
+        let total = self.total();
+        if self.account.budget.press(total) {
+            self.tell_pressure(total);
+        }
+        let excess = self.account.budget.excess(total);
+        if excess == 0 {
+            return;
+        }
+        let fullest = self.all_stats.iter().enumerate();
+        let fullest = fullest.max_by_key(|(_, stats)| held_by(stats));
+        let fullest = fullest.map_or(self.index, |(index, _)| index);
+        // Twice the right one is cut rather than a harmless one once.
+        if fullest == self.index || held_by(&self.stats) * 2 >= held_by(&self.all_stats[fullest]) {
+            self.cut_fullest(excess);
+        } else {
+            let visit = |worker: &Rc<Self>| worker.weigh();
+            self.send(fullest, Mail::Visit(Box::new(visit)));
+        }
+    }
+
+    fn total(&self) -> u64 {
+        let clients = |stats: &Arc<WorkerStats>| {
+            let clients = stats.counters.clients.get();
+            held_by(stats) + clients * PER_CLIENT
+        };
+        let l1 = self.link.l1.as_ref().map_or(0, |l1| l1.store.bytes());
+        BASE + l1 + self.all_stats.iter().map(clients).sum::<u64>()
+    }
+
+    fn tell_pressure(&self, total: u64) {
+        let (mib, limit) = (total >> 20, self.account.budget.limit >> 20);
+        if !self.account.is_pressed() {
+            tracing::info!(
+                mib,
+                limit,
+                "memory is well below process.memory_limit again"
+            );
+            return;
+        }
+        tracing::warn!(
+            mib,
+            limit,
+            "memory is near process.memory_limit: clients that take no replies are not read, large \
+             requests are refused, L1 is emptied"
+        );
+        if let Some(l1) = self.link.l1.clone() {
+            tokio::task::spawn_local(inspect::aside(move || l1.store.flush(None)));
+        }
+    }
+
+    /// Cuts the clients that hold most, until `excess` bytes are free.
+    fn cut_fullest(&self, excess: u64) {
+        let mut clients = self.all_clients();
+        clients.retain(|client| client.counted.get() >= LEAST_CUT);
+        clients.sort_unstable_by_key(|client| std::cmp::Reverse(client.counted.get()));
+        let (mut cut, mut freed) = (0_u64, 0_u64);
+        for client in &clients {
+            if freed >= excess {
+                break;
+            }
+            let held = client.counted.get() as u64;
+            if client.cut() {
+                cut += 1;
+                freed += held;
+            }
+        }
+        if cut == 0 {
+            return;
+        }
+        self.stats.counters.clients_cut_memory.add(cut);
+        tracing::warn!(
+            client = clients[0].id(),
+            clients = cut,
+            mib = freed >> 20,
+            limit = self.account.budget.limit >> 20,
+            "clients closed: they held most of what there is (process.memory_limit)"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_begins_at_three_quarters_and_ends_with_room() {
+        let budget = Budget::new(1000);
+        let steps = [(750, false), (751, true), (700, true), (651, true)];
+        for (total, pressed) in steps {
+            budget.press(total);
+            assert_eq!(budget.is_pressed(), pressed, "{total}");
+        }
+        assert!(budget.press(650) && !budget.is_pressed() && !budget.press(650));
+    }
+
+    #[test]
+    fn what_is_above_the_limit_goes_and_a_little_more() {
+        let budget = Budget::new(1000);
+        assert_eq!([budget.excess(1000), budget.excess(1001)], [0, 51]);
+    }
+}
