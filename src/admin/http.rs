@@ -3,32 +3,39 @@
 use serde::Serialize;
 
 /// Longest request head.
-pub(super) const MAX_HEAD: usize = 8 * 1024;
+pub const MAX_HEAD: usize = 8 * 1024;
 
 /// The parts of a request that matter here.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) method: Method,
+pub struct Request {
+    /// What is asked.
+    pub method: Method,
     /// The path without its query.
-    pub(super) path: String,
+    pub path: String,
     /// What follows the question mark.
-    pub(super) query: String,
+    pub query: String,
     /// Text is accepted, and nothing for programs.
-    pub(super) wants_text: bool,
+    pub wants_text: bool,
     /// Whether the connection may carry another request.
-    pub(super) keep_alive: bool,
+    pub keep_alive: bool,
 }
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
+pub enum Method {
+    /// GET.
     Get,
+    /// HEAD: GET without the body.
     Head,
+    /// Any other, which is refused.
     Other,
 }
 
 /// Takes a request off the front of `buffer`, or `None` while its head is incomplete.
-pub(super) fn parse(buffer: &mut Vec<u8>) -> Result<Option<Request>, Status> {
+///
+/// # Errors
+/// The answer to give before the connection is closed.
+pub fn parse(buffer: &mut Vec<u8>) -> Result<Option<Request>, Status> {
     // Whatever speaks another protocol should not have to wait for a line end to learn it.
     if buffer
         .first()
@@ -121,12 +128,18 @@ fn ends_the_connection(name: &str, value: &str) -> bool {
 
 /// The status codes in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub enum Status {
+    /// 200
     Ok,
+    /// 400
     BadRequest,
+    /// 404
     NotFound,
+    /// 405
     MethodNotAllowed,
+    /// 431
     HeadTooLarge,
+    /// 503
     Unavailable,
 }
 
@@ -145,7 +158,7 @@ impl Status {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Response {
+pub struct Response {
     status: Status,
     content_type: &'static str,
     body: String,
@@ -153,7 +166,7 @@ pub(super) struct Response {
 
 impl Response {
     /// An answer in Prometheus's text format.
-    pub(super) fn metrics(body: String) -> Self {
+    pub fn metrics(body: String) -> Self {
         let content_type = "text/plain; version=0.0.4; charset=utf-8";
         Self {
             status: Status::Ok,
@@ -163,7 +176,7 @@ impl Response {
     }
 
     /// An answer for people.
-    pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
+    pub fn text(status: Status, body: impl Into<String>) -> Self {
         Self {
             status,
             content_type: "text/plain; charset=utf-8",
@@ -172,7 +185,7 @@ impl Response {
     }
 
     /// An answer for programs. What is serialized here has string keys only and cannot fail.
-    pub(super) fn json(status: Status, value: &impl Serialize) -> Self {
+    pub fn json(status: Status, value: &impl Serialize) -> Self {
         let mut body = serde_json::to_string(value).unwrap_or_default();
         body.push('\n');
         Self {
@@ -183,12 +196,12 @@ impl Response {
     }
 
     /// The answer to a request that is not served: its status in words.
-    pub(super) fn error(status: Status) -> Self {
+    pub fn error(status: Status) -> Self {
         Self::text(status, format!("{}\n", status.line()))
     }
 
     /// The bytes on the wire; a HEAD request gets them without the body.
-    pub(super) fn to_bytes(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
+    pub fn to_bytes(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
         let Self {
             status,
             content_type,

@@ -15,7 +15,7 @@ use crate::stats::{Counter, Counters, UpstreamState, UpstreamStats, WorkerStats}
 
 mod health;
 mod histogram;
-mod http;
+pub mod http;
 mod l1;
 mod metrics;
 mod process;
