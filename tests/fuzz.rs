@@ -163,6 +163,7 @@ macro_rules! short_runs {
     ($($target:ident: $runs:expr;)*) => {
         $(
             #[test]
+            #[ignore = "a step of ./test of its own"]
             fn $target() {
                 fuzz(stringify!($target), $runs);
             }

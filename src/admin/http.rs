@@ -18,6 +18,8 @@ pub struct Request {
     pub wants_text: bool,
     /// Whether the connection may carry another request.
     pub keep_alive: bool,
+    /// It names this machine by an address or as `localhost`, or not at all.
+    pub is_for_here: bool,
 }
 
 /// What is asked.
@@ -92,7 +94,7 @@ fn parse_head(head: &str) -> Option<Request> {
         "HTTP/1.0" => false,
         _ => return None,
     };
-    let mut wants_text = false;
+    let (mut wants_text, mut is_for_here) = (false, true);
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':')?;
         if name.is_empty() || name.contains(char::is_whitespace) {
@@ -102,6 +104,9 @@ fn parse_head(head: &str) -> Option<Request> {
         if name.eq_ignore_ascii_case("accept") {
             wants_text = value.contains("text/") && !value.contains("json");
         }
+        if name.eq_ignore_ascii_case("host") {
+            is_for_here &= is_here(value.trim());
+        }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some(Request {
@@ -110,7 +115,23 @@ fn parse_head(head: &str) -> Option<Request> {
         query: query.to_owned(),
         wants_text,
         keep_alive,
+        is_for_here,
     })
+}
+
+/// An address, or a name that no resolver leads elsewhere.
+fn is_here(host: &str) -> bool {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.is_empty()
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// A body is not read, so nothing can follow it.
@@ -137,6 +158,8 @@ pub enum Status {
     NotFound,
     /// 405
     MethodNotAllowed,
+    /// 421
+    Misdirected,
     /// 431
     HeadTooLarge,
     /// 503
@@ -150,6 +173,7 @@ impl Status {
             Self::BadRequest => "400 Bad Request",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
+            Self::Misdirected => "421 Misdirected Request",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::Unavailable => "503 Service Unavailable",
         }
@@ -239,6 +263,7 @@ mod tests {
             query: String::new(),
             wants_text: false,
             keep_alive,
+            is_for_here: true,
         }))
     }
 
@@ -274,6 +299,33 @@ mod tests {
         assert!(!kept("GET / HTTP/1.1\r\nconnection: Keep-Alive, Close"));
         assert!(!kept("POST / HTTP/1.1\r\nContent-Length: 5"));
         assert!(!kept("POST / HTTP/1.1\r\nTransfer-Encoding: chunked"));
+    }
+
+    #[test]
+    fn a_name_that_could_lead_here_from_elsewhere_is_noticed() {
+        let is_for_here = |host: &str| {
+            let head = format!("GET / HTTP/1.1\r\n{host}\r\n\r\n");
+            parsed(&head).unwrap().unwrap().is_for_here
+        };
+        for host in [
+            "Accept: */*",
+            "Host: localhost",
+            "host: LOCALHOST.:9180",
+            "Host: 127.0.0.1:9180",
+            "Host: [::1]:9180",
+            "Host: ::1",
+            "Host:",
+        ] {
+            assert!(is_for_here(host), "{host}");
+        }
+        for host in [
+            "Host: evil.example",
+            "Host: evil.example:9180",
+            "Host: localhost.evil.example",
+            "Host: localhost\r\nHost: evil.example",
+        ] {
+            assert!(!is_for_here(host), "{host}");
+        }
     }
 
     #[test]
