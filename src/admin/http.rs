@@ -77,7 +77,8 @@ fn parse_head(head: &str) -> Option<Request> {
     let mut lines = head.lines();
     let mut words = lines.next()?.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || target.is_empty() {
+    let is_torn = target.bytes().any(|byte| byte.is_ascii_control());
+    if words.next().is_some() || target.is_empty() || is_torn {
         return None;
     }
     let method = match method {
@@ -336,6 +337,7 @@ mod tests {
             "GET / HTTP/2.0\r\n\r\n",
             "GET /\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
+            "GET /a\rb HTTP/1.1\r\n\r\n",
             "GET http://x/ HTTP/1.1\r\n\r\n",
             "GeT / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nno colon\r\n\r\n",

