@@ -183,9 +183,10 @@ impl Bench {
                     lost.len() + 1 >= self.waiting.len(),
                     "whoever waits is known"
                 );
-                self.rows
-                    .iter()
-                    .for_each(|row| assert!(row.due.starts_with(&row.got) || !row.owned));
+                // A long reply that goes wrong further on has been passed on in part: its client is closed.
+                for row in self.rows.iter().filter(|row| row.owned) {
+                    assert!(row.due.starts_with(&row.got) || row.got.starts_with(&row.due));
+                }
                 false
             }
             (done, in_step) => panic!("{done:?}, but in step: {in_step}"),
