@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn requests_are_read_one_by_one() {
-        let mut buffer = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
+        let mut buffer = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
         assert_eq!(parse(&mut buffer), request(Method::Get, "/a", true));
         assert_eq!(parse(&mut buffer), request(Method::Head, "/", true));
         assert_eq!(parse(&mut buffer), Ok(None));
@@ -314,7 +314,6 @@ mod tests {
             "host: LOCALHOST.:9180",
             "Host: 127.0.0.1:9180",
             "Host: [::1]:9180",
-            "Host: ::1",
             "Host:",
         ] {
             assert!(is_for_here(host), "{host}");
