@@ -10,34 +10,43 @@ const POLICY: &str = "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-ref
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 
 /// Longest request head.
-pub(super) const MAX_HEAD: usize = 8 * 1024;
+pub const MAX_HEAD: usize = 8 * 1024;
 
 /// The parts of a request that matter here.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) method: Method,
+pub struct Request {
+    /// What is asked.
+    pub method: Method,
     /// The path without its query.
-    pub(super) path: String,
+    pub path: String,
     /// What follows the question mark.
-    pub(super) query: String,
+    pub query: String,
     /// Text is accepted, and nothing for programs.
-    pub(super) wants_text: bool,
+    pub wants_text: bool,
     /// A page can be shown.
-    pub(super) wants_html: bool,
+    pub wants_html: bool,
     /// Whether the connection may carry another request.
-    pub(super) keep_alive: bool,
+    pub keep_alive: bool,
+    /// It names this machine by an address or as `localhost`, or not at all.
+    pub is_for_here: bool,
 }
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
+pub enum Method {
+    /// GET.
     Get,
+    /// HEAD: GET without the body.
     Head,
+    /// Any other, which is refused.
     Other,
 }
 
 /// Takes a request off the front of `buffer`, or `None` while its head is incomplete.
-pub(super) fn parse(buffer: &mut Vec<u8>) -> Result<Option<Request>, Status> {
+///
+/// # Errors
+/// The answer to give before the connection is closed.
+pub fn parse(buffer: &mut Vec<u8>) -> Result<Option<Request>, Status> {
     // Whatever speaks another protocol should not have to wait for a line end to learn it.
     if buffer
         .first()
@@ -77,7 +86,8 @@ fn parse_head(head: &str) -> Option<Request> {
     let mut lines = head.lines();
     let mut words = lines.next()?.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || target.is_empty() {
+    let is_torn = target.bytes().any(|byte| byte.is_ascii_control());
+    if words.next().is_some() || target.is_empty() || is_torn {
         return None;
     }
     let method = match method {
@@ -94,7 +104,7 @@ fn parse_head(head: &str) -> Option<Request> {
         "HTTP/1.0" => false,
         _ => return None,
     };
-    let (mut wants_text, mut wants_html) = (false, false);
+    let (mut wants_text, mut wants_html, mut is_for_here) = (false, false, true);
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':')?;
         if name.is_empty() || name.contains(char::is_whitespace) {
@@ -105,6 +115,9 @@ fn parse_head(head: &str) -> Option<Request> {
             wants_text = value.contains("text/") && !value.contains("json");
             wants_html = value.contains("text/html");
         }
+        if name.eq_ignore_ascii_case("host") {
+            is_for_here &= is_here(value.trim());
+        }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some(Request {
@@ -114,7 +127,23 @@ fn parse_head(head: &str) -> Option<Request> {
         wants_text,
         wants_html,
         keep_alive,
+        is_for_here,
     })
+}
+
+/// An address, or a name that no resolver leads elsewhere.
+fn is_here(host: &str) -> bool {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.is_empty()
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// A body is not read, so nothing can follow it.
@@ -132,12 +161,20 @@ fn ends_the_connection(name: &str, value: &str) -> bool {
 
 /// The status codes in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub enum Status {
+    /// 200
     Ok,
+    /// 400
     BadRequest,
+    /// 404
     NotFound,
+    /// 405
     MethodNotAllowed,
+    /// 421
+    Misdirected,
+    /// 431
     HeadTooLarge,
+    /// 503
     Unavailable,
 }
 
@@ -148,6 +185,7 @@ impl Status {
             Self::BadRequest => "400 Bad Request",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
+            Self::Misdirected => "421 Misdirected Request",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::Unavailable => "503 Service Unavailable",
         }
@@ -156,7 +194,7 @@ impl Status {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Response {
+pub struct Response {
     status: Status,
     content_type: &'static str,
     body: Cow<'static, str>,
@@ -164,7 +202,7 @@ pub(super) struct Response {
 
 impl Response {
     /// An answer in Prometheus's text format.
-    pub(super) fn metrics(body: String) -> Self {
+    pub fn metrics(body: String) -> Self {
         let content_type = "text/plain; version=0.0.4; charset=utf-8";
         Self {
             status: Status::Ok,
@@ -183,7 +221,7 @@ impl Response {
     }
 
     /// An answer for people.
-    pub(super) fn text(status: Status, body: impl Into<Cow<'static, str>>) -> Self {
+    pub fn text(status: Status, body: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             content_type: "text/plain; charset=utf-8",
@@ -192,7 +230,7 @@ impl Response {
     }
 
     /// An answer for programs. What is serialized here has string keys only and cannot fail.
-    pub(super) fn json(status: Status, value: &impl Serialize) -> Self {
+    pub fn json(status: Status, value: &impl Serialize) -> Self {
         let mut body = serde_json::to_string(value).unwrap_or_default();
         body.push('\n');
         Self {
@@ -203,12 +241,12 @@ impl Response {
     }
 
     /// The answer to a request that is not served: its status in words.
-    pub(super) fn error(status: Status) -> Self {
+    pub fn error(status: Status) -> Self {
         Self::text(status, format!("{}\n", status.line()))
     }
 
     /// The bytes on the wire; a HEAD request gets them without the body.
-    pub(super) fn to_bytes(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
+    pub fn to_bytes(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
         let Self {
             status,
             content_type,
@@ -247,12 +285,14 @@ mod tests {
             wants_text: false,
             wants_html: false,
             keep_alive,
+            is_for_here: true,
         }))
     }
 
     #[test]
     fn requests_are_read_one_by_one() {
-        let mut buffer = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
+        let mut buffer =
+            b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\nHEAD / HTTP/1.1\n\nGET".to_vec();
         assert_eq!(parse(&mut buffer), request(Method::Get, "/a", true));
         assert_eq!(parse(&mut buffer), request(Method::Head, "/", true));
         assert_eq!(parse(&mut buffer), Ok(None));
@@ -285,6 +325,32 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_could_lead_here_from_elsewhere_is_noticed() {
+        let is_for_here = |host: &str| {
+            let head = format!("GET / HTTP/1.1\r\n{host}\r\n\r\n");
+            parsed(&head).unwrap().unwrap().is_for_here
+        };
+        for host in [
+            "Accept: */*",
+            "Host: localhost",
+            "host: LOCALHOST.:9180",
+            "Host: 127.0.0.1:9180",
+            "Host: [::1]:9180",
+            "Host:",
+        ] {
+            assert!(is_for_here(host), "{host}");
+        }
+        for host in [
+            "Host: evil.example",
+            "Host: evil.example:9180",
+            "Host: localhost.evil.example",
+            "Host: localhost\r\nHost: evil.example",
+        ] {
+            assert!(!is_for_here(host), "{host}");
+        }
+    }
+
+    #[test]
     fn what_is_not_http_is_refused() {
         for text in [
             "*1\r\n",
@@ -292,6 +358,7 @@ mod tests {
             "GET / HTTP/2.0\r\n\r\n",
             "GET /\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
+            "GET /a\rb HTTP/1.1\r\n\r\n",
             "GET http://x/ HTTP/1.1\r\n\r\n",
             "GeT / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nno colon\r\n\r\n",

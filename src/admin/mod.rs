@@ -17,7 +17,7 @@ use crate::stats::{Counter, Counters, UpstreamState, UpstreamStats, WorkerStats}
 mod health;
 mod histogram;
 mod history;
-mod http;
+pub mod http;
 mod l1;
 mod metrics;
 mod overview;

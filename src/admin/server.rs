@@ -79,8 +79,16 @@ async fn accept(
 async fn converse(mut stream: TcpStream, server: Arc<Server>, place: OwnedSemaphorePermit) {
     let mut buffer = Vec::new();
     let mut patience = PATIENCE;
+    // A web page may lead its own name to loopback to read what is there. Where the endpoint listens for
+    // others, names of the operator's choosing lead to it.
+    let is_local = stream
+        .local_addr()
+        .is_ok_and(|address| address.ip().to_canonical().is_loopback());
     while let Some(request) = next_request(&mut stream, &mut buffer, patience).await {
         let (response, with_body, keep_alive) = match request {
+            Ok(request) if is_local && !request.is_for_here => {
+                (Response::error(Status::Misdirected), true, false)
+            }
             Ok(request) => {
                 let scarce = place.semaphore().available_permits() < SCARCE;
                 let keep_alive = request.keep_alive && !scarce;

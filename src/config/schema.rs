@@ -66,6 +66,13 @@ fn of_kind(kind: &Kind) -> Value {
     match kind {
         Kind::Duration((min, max), _) => duration(*min, *max),
         Kind::Size((min, max), _) => size(*min, *max),
+        Kind::Memory((_, max), _) => {
+            let mut memory = size(0, *max);
+            if let Some(forms) = memory["anyOf"].as_array_mut() {
+                forms.push(json!({"const": "auto"}));
+            }
+            memory
+        }
         Kind::Integer((min, max), _) => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::Boolean(_) => json!({"type": "boolean"}),
         Kind::Choice(words, _) => json!({"enum": words}),

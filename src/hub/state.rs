@@ -429,6 +429,13 @@ impl Hub {
         let Some(join) = self.joins.get_mut(&number) else {
             return;
         };
+        let entry = |name: &Name| self.names[name.kind as usize].get(&name.bytes);
+        let is_wanted = |name| entry(name).is_some_and(|entry| entry.wanted.contains(&join.worker));
+        // Its worker has left while there was no connection, and would not leave again.
+        if !join.names.iter().all(is_wanted) {
+            self.joins.remove(&number);
+            return;
+        }
         join.missing = join.names.len();
         for name in join.names.clone() {
             self.send(Sent::Subscribe(name, Some(number)));

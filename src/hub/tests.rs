@@ -327,3 +327,32 @@ fn an_answer_out_of_step_ends_the_connection() {
     // A message nobody wants any more is no fault.
     assert!(bench.hear(&message("gone", "x")).is_empty());
 }
+
+#[test]
+fn who_has_left_before_the_connection_came_joins_nothing() {
+    let mut bench = Bench::new();
+    bench.join(0, 1, &["a", "b"]);
+    bench.join(1, 2, &["b"]);
+    bench.leave(0, None, &["a"]);
+    bench.hub.handle_open();
+    assert_eq!(bench.sent(), "SUBSCRIBE b");
+    bench.hear(&confirmation("subscribe", "b"));
+    bench.hub.handle_lost();
+    bench.leave(1, None, &["b"]);
+    bench.leave(0, None, &["b"]);
+    bench.hub.handle_open();
+    assert_eq!(bench.sent(), "");
+    assert!(!bench.hub.is_wanted(), "no connection is kept for nobody");
+}
+
+#[test]
+fn who_leaves_before_the_confirmation_and_a_loss_does_not_join_again() {
+    let mut bench = Bench::open();
+    bench.join(0, 1, &["a"]);
+    bench.leave(0, None, &["a"]);
+    assert_eq!(bench.sent(), "SUBSCRIBE a, UNSUBSCRIBE a");
+    bench.hub.handle_lost();
+    bench.hub.handle_open();
+    assert_eq!(bench.sent(), "");
+    assert!(!bench.hub.is_wanted());
+}

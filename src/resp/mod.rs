@@ -16,6 +16,8 @@ pub mod inline;
 pub mod reply;
 pub mod request;
 mod scan;
+#[cfg(test)]
+pub(crate) mod steps;
 mod value;
 
 #[cfg(test)]

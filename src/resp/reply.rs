@@ -158,6 +158,8 @@ impl ReplyScanner {
     /// The stream is no RESP or out of step; every later call gives the same error.
     #[inline]
     pub fn scan(&mut self, input: &[u8]) -> Result<ReplyScan, ReplyError> {
+        #[cfg(test)]
+        super::steps::count(input.len());
         match self.advance(input) {
             Ok(Some(consumed)) => {
                 self.consumed += consumed as u64;

@@ -197,6 +197,8 @@ impl RequestScanner {
     /// The client cannot be served any further; every later call gives the same error.
     #[inline]
     pub fn scan(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, RequestError> {
+        #[cfg(test)]
+        super::steps::count(input.len());
         match self.advance(input, limits) {
             Ok(Some((consumed, kind))) => {
                 self.consumed += consumed as u64;

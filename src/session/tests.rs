@@ -1,6 +1,7 @@
 //! A session against a scripted outside.
 
 mod bench;
+mod linear;
 mod passthrough;
 mod reads;
 mod stateful;

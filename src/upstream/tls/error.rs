@@ -154,6 +154,7 @@ fn by_rustls(err: &Error, peer: &str) -> TlsError {
         Error::AlertReceived(alert) => alert_text(*alert, peer),
         Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
         | Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
+        | Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
         | Error::PeerIncompatible(PeerIncompatible::SupportedVersionsExtensionRequired) => {
             format!("the {peer} offers neither TLS 1.2 nor TLS 1.3")
         }
