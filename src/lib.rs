@@ -52,6 +52,7 @@ pub mod l1;
 pub mod limits;
 pub mod proxy;
 pub mod resp;
+pub mod sabotage;
 pub mod secret;
 pub mod session;
 pub mod stats;

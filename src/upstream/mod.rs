@@ -22,6 +22,7 @@ pub mod loss;
 pub mod open;
 pub mod outbox;
 pub mod pipe;
+mod planted;
 pub mod provider;
 pub mod reply_to;
 mod serve;

@@ -18,6 +18,7 @@ use super::link::Link;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
+use crate::sabotage::{self, Bug};
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -101,6 +102,10 @@ impl<W: ReplyTo> Serving<W> {
         let n = core
             .outbox
             .write_out(stream.fails_late(), |bytes| stream.poll_write(cx, bytes))?;
+        if sabotage::is(Bug::CutWrite) && n > 0 {
+            let left = core.outbox.unwritten().len();
+            core.outbox.handle_written(left);
+        }
         let waits = n == 0 && !core.outbox.unwritten().is_empty();
         core.stuck_since = waits.then(|| core.stuck_since.unwrap_or_else(|| self.conn.link.now()));
         if n > 0 {
@@ -160,6 +165,7 @@ impl<W: ReplyTo> Serving<W> {
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
         core.last_heard = self.now;
+        core.spoil_queue();
         let input = &self.input[..self.filled];
         let mut harvest = Harvest {
             input,
@@ -370,6 +376,9 @@ impl<W: ReplyTo> Serving<W> {
             }
         }
         for (run, torn) in expired {
+            if sabotage::is(Bug::TimeoutPop) && !torn {
+                self.conn.core.borrow_mut().pipe.pop_unsent();
+            }
             let failure = if torn {
                 Failure::Torn
             } else {
@@ -455,6 +464,9 @@ impl<W> Unpin for Serving<W> {}
 /// Enters a command of the proxy's own.
 pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
     core.outbox.push(command);
+    if sabotage::is(Bug::SurplusReply) && matches!(owner, Owner::Ping) {
+        return;
+    }
     let bytes = if core.keeps_written { command.len() } else { 0 };
     core.pipe.push(Run {
         owner: Some(owner),
