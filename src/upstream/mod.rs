@@ -21,6 +21,7 @@ pub mod logins;
 pub mod loss;
 pub mod open;
 pub mod outbox;
+mod patience;
 pub mod pipe;
 mod planted;
 pub mod provider;

@@ -49,6 +49,8 @@ pub struct Terms {
     pub hidden: u32,
     /// The commands may take as long as they like: they block.
     pub patient: bool,
+    /// How many milliseconds they have said they are going to block; 0 for as long as it takes.
+    pub wait: u32,
     /// Keys that they may change or show.
     pub touched: Touched,
     /// The row is one command of reads that L1 could hold, by their hashes, one for each of `touched`: a
@@ -62,6 +64,7 @@ impl From<Handling> for Terms {
             handling,
             hidden: 0,
             patient: false,
+            wait: 0,
             touched: Touched::default(),
             reads: ShownReads::None,
         }

@@ -15,6 +15,7 @@ use super::conn::{Conn, Core, Role};
 use super::facts::Identity;
 use super::harvest::{Harvest, learn};
 use super::link::Link;
+use super::patience;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
@@ -32,9 +33,6 @@ const PAUSE_GRACE: Duration = Duration::from_millis(40);
 
 /// A shared connection must have been unused for this long before it is closed in favour of another.
 const IDLE_ENOUGH: Duration = Duration::from_millis(100);
-
-/// How often a connection is looked at on which a command blocks.
-const PATIENT_CHECK: Duration = Duration::from_secs(5);
 
 /// The reply to COMMAND may be this long.
 const MAX_FACTS: usize = 8 * 1024 * 1024;
@@ -311,7 +309,7 @@ impl<W: ReplyTo> Serving<W> {
         }
         if let Some(front) = core.pipe.front() {
             if front.terms.patient {
-                return Ok(PATIENT_CHECK);
+                return patience::check(front, self.now, config.command_timeout);
             }
             let owed = self.now.saturating_sub(front.since);
             if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout {

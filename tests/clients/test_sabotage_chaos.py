@@ -19,11 +19,14 @@ SECONDS = float(os.environ.get("NEARKEY_SABOTAGE_CHAOS_SECONDS", "30"))
 BUGS = ("timeout_pop", "gone_pop", "old_replies", "split_enqueue", "cut_write", "reply_forwarded", "write_twice", "torn_on",
         "surplus_reply", "wrong_subscriber", "split_transaction")
 
+# What only shows in long requests and replies.
+LARGE = {"cut_write": 20, "torn_on": 20}
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BINARY, reason="NEARKEY_SABOTAGED_BIN names no build with planted bugs")]
 
 
 def run_with(bug, redis_server, certs, tmp_path, seconds):
-    run = Run(redis_server, tmp_path, certs, program=BINARY, sabotage=bug, stop_at_first=bool(bug), clients=100)
+    run = Run(redis_server, tmp_path, certs, program=BINARY, sabotage=bug, stop_at_first=bool(bug), clients=100, large=LARGE.get(bug, 1))
     try:
         return run.run(seconds)
     finally:

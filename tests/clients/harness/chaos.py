@@ -36,8 +36,9 @@ class Gone(EOFError):
 class Chronicle(Ledger):
     """What all clients together did and saw."""
 
-    def __init__(self, stop_at_first=False):
+    def __init__(self, stop_at_first=False, large=1):
         super().__init__()
+        self.weights = [weight * (large if kind in (put_large, get_large) else 1) for kind, weight in PIPELINED.items()]
         self.stop_at_first, self.began = stop_at_first, time.monotonic()
         self.first_wrong = None
         self.checked, self.errors, self.slowest = 0, Counter(), 0.0
@@ -330,7 +331,7 @@ PIPELINED = {echo: 6, put: 6, get: 10, increment: 8, token: 6, whoami: 2, shape:
 # What clients do.
 
 async def pipeline(g):
-    kinds = g.rnd.choices([*PIPELINED], [*PIPELINED.values()], k=g.rnd.randint(1, 16))
+    kinds = g.rnd.choices([*PIPELINED], g.ledger.weights, k=g.rnd.randint(1, 16))
     await g.row([kind(g) for kind in kinds])
 
 

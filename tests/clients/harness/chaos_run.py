@@ -29,12 +29,12 @@ class Run:
     """`clients` of them, for `seconds`; `stop_at_first` ends it with the first thing that is wrong."""
 
     def __init__(self, redis_server, directory, certs, *, seed=7, clients=200, l1=True, tls=False, workers=1, program=None,
-                 sabotage=None, stop_at_first=False, settings=(), faults=FAULTS, wounds=WOUNDS, pause=(0, 0)):
+                 sabotage=None, stop_at_first=False, settings=(), faults=FAULTS, wounds=WOUNDS, pause=(0, 0), large=1):
         self.seed, self.random, self.clients = seed, random.Random(seed), clients
         self.tls, self.certs, self.directory = tls, certs, directory
         self.faults, self.wounds, self.pause = faults, wounds, pause
         self.server = redis_server(tls=tls, password=PASSWORD, args=("--appendonly", "yes", "--appendfsync", "always"))
-        self.chronicle = Chronicle(stop_at_first)
+        self.chronicle = Chronicle(stop_at_first, large)
         self.options = {**SETTINGS, **(L1 if l1 else {}), **dict(settings)}
         self.options |= {"workers": workers, "program": program}
         if sabotage:
@@ -78,11 +78,14 @@ class Run:
         helpers = [asyncio.ensure_future(c) for c in (watch_over(self.chronicle, end), self.wound(end))]
         try:
             await self.break_things(address, end)
-            await asyncio.gather(*tasks)
+            while not self.chronicle.over and not all(task.done() for task in tasks):
+                await asyncio.sleep(0.05)
         finally:
             for task in (*tasks, *helpers):
                 task.cancel()
-            await asyncio.gather(*tasks, *helpers, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, *helpers, return_exceptions=True)
+            if failed := [e for e in ends if isinstance(e, Exception)]:
+                raise failed[0]
         if not self.chronicle.over:
             await self.recover("the end", address)
             await self.settle()
