@@ -186,7 +186,7 @@ class Run:
         while time.monotonic() - began < DEADLINE and not self.chronicle.over:
             if await self.probe(address):
                 took = time.monotonic() - began
-                self.recoveries.append((fault, took))
+                self.recoveries.append((f"{fault} at {began - self.chronicle.began:.1f} s", took))
                 return
             await asyncio.sleep(0.02)
         if not self.chronicle.over:

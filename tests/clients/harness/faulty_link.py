@@ -111,6 +111,9 @@ class Way:
         if self.fate:
             what, left = self.fate
             if left <= len(data):
+                # In order, whatever was late.
+                while self.waiting:
+                    self.forward(self.waiting.popleft()[1])
                 self.forward(data[:left])
                 self.suffer(what)
                 return
@@ -180,7 +183,7 @@ class End(asyncio.Protocol):
 
     def __init__(self, link):
         self.link, self.connection, self.transport, self.way = link, None, None, None
-        self.early, self.paused = bytearray(), False
+        self.early, self.paused, self.lost = bytearray(), False, False
 
     def connection_made(self, transport):
         self.transport = transport
@@ -197,6 +200,7 @@ class End(asyncio.Protocol):
         return False
 
     def connection_lost(self, _):
+        self.lost = True
         # Either side's end is the end of both, but one that was left half-open hears of nothing.
         connection = self.connection
         if connection and not any(way.dead for way in connection.ways):
@@ -232,7 +236,7 @@ class End(asyncio.Protocol):
 
     def reset(self):
         """Closes with RST, as a crashed host does."""
-        if self.transport and (sock := self.transport.get_extra_info("socket")):
+        if not self.lost and self.transport and (sock := self.transport.get_extra_info("socket")):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             except OSError:
