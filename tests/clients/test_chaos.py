@@ -16,6 +16,9 @@ SECONDS = float(os.environ.get("NEARKEY_CHAOS_SECONDS", "0"))
 SEED = int(os.environ.get("NEARKEY_CHAOS_SEED", "7"))
 SHORT = 16
 
+# Between two things that a client does: a link of small buffers that never gets to its end would be all that is tested.
+PAUSE = (0, 0.3)
+
 # TLS, L1, workers.
 LONG_FORMS = [(tls, l1, workers) for tls in (False, True) for l1 in (True, False) for workers in (1, 3)]
 FORMS = LONG_FORMS if SECONDS else [(False, True, WORKERS), (True, False, WORKERS)]
@@ -30,7 +33,7 @@ def name(form):
 def test_nobody_reads_what_is_not_theirs_and_no_write_runs_twice(form, redis_server, certs, tmp_path):
     tls, l1, workers = form
     seconds = max(SHORT, SECONDS / len(FORMS))
-    run = Run(redis_server, tmp_path, certs, seed=SEED, tls=tls, l1=l1, workers=workers)
+    run = Run(redis_server, tmp_path, certs, seed=SEED, tls=tls, l1=l1, workers=workers, pause=PAUSE)
     try:
         run.run(seconds)
     finally:
@@ -46,7 +49,7 @@ def test_nobody_reads_what_is_not_theirs_and_no_write_runs_twice(form, redis_ser
         assert seen[what], (what, run.story())
     assert sum(v for k, v in run.metrics.items() if "desync" in k) == 0, run.story()
     assert sum(v for k, v in run.metrics.items() if "panics" in k) == 0, run.story()
-    assert max(t for _, t in run.recoveries) < 10, run.recoveries
+    assert max(t for _, t in run.recoveries) < 15, run.recoveries
     assert run.after["fds"] <= run.before["fds"] + 40, (run.before, run.after)
     # Names are looked up on threads that stay for some seconds.
     assert run.after["threads"] <= run.before["threads"] + 40, (run.before, run.after)
