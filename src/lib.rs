@@ -55,6 +55,7 @@ pub mod limits;
 pub mod plan;
 pub mod proxy;
 pub mod resp;
+pub mod sabotage;
 pub mod secret;
 pub mod session;
 pub mod stats;

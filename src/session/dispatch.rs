@@ -7,6 +7,7 @@ use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of,
 use crate::commands::{self, Class, CommandTable, Spec};
 use crate::l1::touched::Touched;
 use crate::resp::{encode, inline, request};
+use crate::sabotage::{self, Bug};
 use crate::upstream::pipe::{Handling, Terms};
 
 impl Session {
@@ -89,6 +90,9 @@ impl Session {
                 self.select_pinned(spec, command, args, out, env, router)
             }
             Class::Local if self.is_tracked() && tells_tracking(exact) => {
+                self.send(exact, command, Touched::default(), router)
+            }
+            Class::Local if sabotage::is(Bug::ReplyForwarded) && &*exact.name == "CLIENT|REPLY" => {
                 self.send(exact, command, Touched::default(), router)
             }
             Class::Local => self.handle_local(spec, args, out, env, router),

@@ -14,6 +14,7 @@ pub mod errors;
 mod large;
 mod local;
 mod nearkey;
+mod patience;
 mod pending;
 mod pin;
 mod read;

@@ -2,6 +2,7 @@
 
 use std::task::Poll;
 
+use super::patience::asked_wait;
 use super::special::Pin;
 use super::{Env, Router, Session, Verdict, errors, touch};
 use crate::commands::{Class, Flags, Spec};
@@ -77,6 +78,7 @@ impl Session {
         self.last_command = spec.id();
         let mut terms = Terms {
             patient,
+            wait: asked_wait(spec, command),
             touched,
             ..self.handling().into()
         };

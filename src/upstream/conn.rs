@@ -22,6 +22,7 @@ use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::{Ended, Serving};
 use super::status::{State, Status};
 use crate::l1::touched::Touched;
+use crate::sabotage::{self, Bug};
 
 /// Clients are not read while more than this waits to be written to their connection.
 pub const BACKLOG_HIGH: usize = 4 * 1024 * 1024;
@@ -205,6 +206,22 @@ impl<W: ReplyTo> Conn<W> {
 
     /// Enters `count` whole commands.
     pub fn enqueue(self: &Rc<Self>, bytes: &[u8], count: u32, terms: Terms, owner: W, now: Tick) {
+        if sabotage::is(Bug::SplitTransaction)
+            && self.enqueue_split(bytes, count, &terms, &owner, now)
+        {
+            return;
+        }
+        self.enter(bytes, count, terms, owner, now);
+    }
+
+    pub(super) fn enter(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        count: u32,
+        terms: Terms,
+        owner: W,
+        now: Tick,
+    ) {
         let (hidden, is_unit) = (terms.hidden, terms.hidden > 0);
         {
             let mut core = self.core.borrow_mut();
@@ -224,6 +241,7 @@ impl<W: ReplyTo> Conn<W> {
                 since: now,
                 retried: false,
             });
+            core.spoil_order(self.role);
         }
         let visible = u64::from(count - hidden);
         self.link.stats.counters.in_flight.add(visible);
@@ -456,6 +474,10 @@ impl<W: ReplyTo> Conn<W> {
             )
         };
         for (run, torn) in failed {
+            if sabotage::is(Bug::OldReplies) && !torn && self.role == Role::Shared {
+                self.core.borrow_mut().pipe.push(run);
+                continue;
+            }
             self.fail_run(run, if torn { &Failure::Torn } else { &Failure::Lost });
         }
         let mut core = self.core.borrow_mut();

@@ -48,6 +48,8 @@ pub struct Terms {
     pub hidden: u32,
     /// The commands may take as long as they like: they block.
     pub patient: bool,
+    /// How many milliseconds they have said they are going to block; 0 for as long as it takes.
+    pub wait: u32,
     /// Keys that they may change or show.
     pub touched: Touched,
     /// The row is one command of reads that L1 could hold, by their hashes, one for each of `touched`: a
@@ -61,6 +63,7 @@ impl From<Handling> for Terms {
             handling,
             hidden: 0,
             patient: false,
+            wait: 0,
             touched: Touched::default(),
             reads: ShownReads::None,
         }
@@ -251,6 +254,25 @@ impl<W> Pipe<W> {
         let run = self.runs.pop_front()?;
         self.commands -= run.owed as usize;
         Some(run)
+    }
+
+    /// Takes runs out as if they had never entered, but not one that has begun: a planted bug.
+    pub fn forget(&mut self, which: impl Fn(&Run<W>) -> bool) {
+        let begun = usize::from(self.streaming);
+        let mut index = 0;
+        self.runs.retain(|run| {
+            index += 1;
+            index <= begun || !which(run)
+        });
+        self.commands = self.runs.iter().map(|run| run.owed as usize).sum();
+    }
+
+    /// Swaps the two runs that entered last: a planted bug.
+    pub fn swap_last(&mut self) {
+        let runs = self.runs.len();
+        if runs >= 3 {
+            self.runs.swap(runs - 1, runs - 2);
+        }
     }
 
     /// Matches what the connection received.

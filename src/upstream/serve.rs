@@ -16,9 +16,11 @@ use super::facts::Identity;
 use super::harvest::{Harvest, learn};
 use super::link::Link;
 use super::outdated::ASK;
+use super::patience;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
+use crate::sabotage::{self, Bug};
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -32,9 +34,6 @@ const PAUSE_GRACE: Duration = Duration::from_millis(40);
 
 /// A shared connection must have been unused for this long before it is closed in favour of another.
 const IDLE_ENOUGH: Duration = Duration::from_millis(100);
-
-/// How often a connection is looked at on which a command blocks.
-const PATIENT_CHECK: Duration = Duration::from_secs(5);
 
 /// The reply to COMMAND may be this long.
 const MAX_FACTS: usize = 8 * 1024 * 1024;
@@ -112,6 +111,10 @@ impl<W: ReplyTo> Serving<W> {
         let n = core
             .outbox
             .write_out(stream.fails_late(), |bytes| stream.poll_write(cx, bytes))?;
+        if sabotage::is(Bug::CutWrite) && n > 0 {
+            let left = core.outbox.unwritten().len();
+            core.outbox.handle_written(left);
+        }
         let waits = n == 0 && !core.outbox.unwritten().is_empty();
         core.stuck_since = waits.then(|| core.stuck_since.unwrap_or_else(|| self.conn.link.now()));
         if n > 0 {
@@ -172,6 +175,7 @@ impl<W: ReplyTo> Serving<W> {
         let core = &mut *core;
         core.last_heard = self.now;
         link.dialer.note_heard(self.now);
+        core.spoil_queue();
         let input = &self.input[..self.filled];
         let mut harvest = Harvest {
             input,
@@ -319,7 +323,7 @@ impl<W: ReplyTo> Serving<W> {
         }
         if let Some(front) = core.pipe.front() {
             if front.terms.patient {
-                return Ok(PATIENT_CHECK);
+                return patience::check(front, self.now, config.command_timeout);
             }
             let owed = self.now.saturating_sub(front.since);
             if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout
@@ -390,6 +394,9 @@ impl<W: ReplyTo> Serving<W> {
             }
         }
         for (run, torn) in expired {
+            if sabotage::is(Bug::TimeoutPop) && !torn {
+                self.conn.core.borrow_mut().pipe.pop_unsent();
+            }
             let failure = if torn {
                 Failure::Torn
             } else {
@@ -477,6 +484,9 @@ impl<W> Unpin for Serving<W> {}
 /// Enters a command of the proxy's own.
 pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
     core.outbox.push(command);
+    if sabotage::is(Bug::SurplusReply) && matches!(owner, Owner::Ping) {
+        return;
+    }
     let bytes = if core.keeps_written { command.len() } else { 0 };
     core.pipe.push(Run {
         owner: Some(owner),

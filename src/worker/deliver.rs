@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::client::{Client, Inner, Stage};
 use super::{info, pubsub};
 use crate::hub::Kind;
+use crate::sabotage::{self, Bug};
 use crate::session::errors;
 use crate::upstream::OnLostReply;
 use crate::upstream::pipe::{Handling, Piece};
@@ -189,6 +190,9 @@ impl Client {
         }
         let close = self.worker.limits.on_lost_reply == OnLostReply::Close;
         match failure {
+            Failure::Torn if sabotage::is(Bug::TornOn) => {
+                inner.session.handle_replies(count, &mut inner.output);
+            }
             Failure::Torn => inner.stage = Stage::Broken,
             Failure::Lost if close || inner.gathered.is_some() => {
                 self.worker.stats.counters.clients_closed_lost_reply.add(1);

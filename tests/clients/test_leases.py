@@ -528,3 +528,15 @@ def test_an_error_reply_leaves_a_usable_lease(redis_server, nearkey):
                 raise AssertionError("an error was due")
         assert raw.command("BLPOP", "none", "0.01") is None
     assert int(server.info("stats")["total_connections_received"]) <= 3
+
+
+def test_a_wait_on_a_dead_connection_ends_soon_after_its_own_time(redis_server, nearkey, fault_proxy):
+    """Half-open, nothing ever tells that the server is gone: the command said itself how long it would take."""
+    server = redis_server(tls=False)
+    link = fault_proxy(server)
+    proxy = nearkey(link, upstream__command_timeout="500ms", upstream__on_lost_reply="error")
+    with proxy.connect() as raw:
+        raw.send(encode("BLPOP", "nobody", "0.3"))
+        server.wait_for_blocked(1)
+        link.swallow = True
+        assert raw.line().startswith(b"-ERR Nearkey: the connection to the upstream was lost")

@@ -104,6 +104,7 @@ pub fn run(data: &[u8]) {
         database: 0,
         large_request: if terms.streams { 64 } else { NEVER },
         limits: Limits::default(),
+        pressed: std::sync::Arc::default(),
     };
     let calm = calmly(&body, terms, &settings);
     let wild = wildly(input, terms, &settings);
