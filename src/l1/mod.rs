@@ -47,6 +47,7 @@ pub mod store;
 pub mod touched;
 pub mod tracked;
 pub mod tracker;
+mod watched;
 
 use self::clock::Clock;
 use self::config::{Config, Mode};
@@ -190,7 +191,8 @@ impl L1 {
             rule.max_value = rule.max_value.map(|most| most.min(config.max_bytes / 8));
         }
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
-        let (stamps, clock) = (Arc::new(Stamps::default()), Clock::default());
+        let stamps = Arc::new(Stamps::new(config.longest_life()));
+        let clock = Clock::default();
         Self {
             mget: id(b"MGET"),
             get: id(b"GET"),
