@@ -35,7 +35,9 @@ mod keeper;
 mod memory_tests;
 #[cfg(test)]
 mod model;
+mod names;
 pub mod reader;
+mod reason;
 pub mod render;
 pub mod report;
 pub mod rules;
