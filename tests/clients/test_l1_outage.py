@@ -77,23 +77,25 @@ def test_l1_starves_nobody_of_connections_and_works_where_one_is_free(redis_serv
     server = redis_server(tls=False)
     server.control("SET", "k", "v")
     proxy = nearkey(server, tls=False, cache__default="cache", upstream__max_connections=most,
-                    upstream__connections=1, process__workers=1, upstream__lease_timeout="10s")
+                    upstream__connections=1, process__workers=1, upstream__lease_timeout="10s",
+                    upstream__idle_timeout="1s")
     readers = [proxy.connect() for _ in range(3)]
     waiter, transactor, writer = (proxy.connect() for _ in range(3))
     for turn in range(20):
         for raw in readers:
             assert raw.command("GET", "k") == b"v"
             assert raw.command("MGET", "k", "k") == [b"v", b"v"]
-        assert writer.command("SET", f"w{turn}", "x") == "OK"
+        assert writer.command("SET", f"w{turn}", "x") == b"OK"
         if most > 1:  # a leased connection is to be had beside the shared one, whoever has it now
             assert waiter.command("BLPOP", "nothing", "0.01") is None
             transactor.command("WATCH", "k")
-            assert transactor.command("MULTI") == "OK"
-            assert transactor.command("GET", "k") == "QUEUED"
+            assert transactor.command("MULTI") == b"OK"
+            assert transactor.command("GET", "k") == b"QUEUED"
             assert transactor.command("EXEC") == [b"v"]
     assert int(server.info("clients")["connected_clients"]) <= most + 1, "and the one that asks"
     hits = proxy.metrics()["nearkey_l1_hits_total"]
-    # With one there is none beside the shared one. Else it is given up whenever a client waits, and comes back.
+    # With one there is none beside the shared one. Else it is given up whenever a client waits, and comes back when
+    # the leased connection is closed for want of use.
     if most > 1:
         eventually(lambda: readers[0].command("GET", "k") and proxy.metrics()["nearkey_l1_hits_total"] > hits + 5, 20)
     else:
