@@ -216,6 +216,8 @@ counters! {
         l1_flushes,
         /// Commands sent for L1's own sake: CLIENT CACHING, PTTL, PING, the canary.
         l1_overhead_commands,
+        /// Bytes of those, of what the server says to them, and of its pushes.
+        l1_overhead_bytes,
     }
 }
 

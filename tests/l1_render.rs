@@ -197,7 +197,7 @@ fn rendered_replies_are_what_the_server_sends_to_a_resp2_client() {
     let mut marks: BTreeMap<&str, usize> = BTreeMap::new();
     for call in &vocabulary.calls {
         let spec = table.lookup(&call[0]).expect("a known command");
-        let shape = shapes.of(spec, call.len() as u32, &[]);
+        let shape = shapes.of(spec, call.len() as u32);
         let shape = shape.unwrap_or_else(|| panic!("L1 does not hold {}", shown(call)));
         let (expected, reply) = (two.ask(call), three.ask(call));
         let got = rendered(&reply, shape);
@@ -230,7 +230,7 @@ fn rendered_replies_are_what_the_server_sends_to_a_resp2_client() {
     );
     let held = table.iter().filter(|spec| {
         let argc = u32::from(spec.arity.unsigned_abs());
-        shapes.of(spec, argc, &[]).is_some()
+        shapes.of(spec, argc).is_some()
     });
     let held: BTreeSet<String> = held.map(|spec| spec.name.to_string()).collect();
     assert_eq!(

@@ -117,7 +117,15 @@ impl Metrics {
         rejected.add("reason", "unfit", |s| s.sum(|c| &c.l1_fills_unfit));
         let help = "Entries dropped for lack of room.";
         self.counter("nearkey_l1_evictions_total", help, |s| {
-            s.l1.as_ref().map_or(0, |l1| l1.store.counts().evictions)
+            s.l1_report().kept().evictions
+        });
+        let help = "Entries taken out because they were too old, or their key had changed.";
+        self.counter("nearkey_l1_swept_total", help, |s| {
+            s.l1_report().kept().swept
+        });
+        let help = "Replies that were not kept because too many came at once.";
+        self.counter("nearkey_l1_dropped_total", help, |s| {
+            s.l1_report().kept().dropped
         });
         let help = "Invalidation pushes of the server.";
         self.counter("nearkey_l1_pushes_total", help, |s| s.sum(|c| &c.l1_pushes));
@@ -132,6 +140,10 @@ impl Metrics {
         let help = "Commands sent for L1's own sake.";
         self.counter("nearkey_l1_overhead_commands_total", help, |s| {
             s.sum(|c| &c.l1_overhead_commands)
+        });
+        let help = "Bytes of those commands, of their replies, and of pushes.";
+        self.counter("nearkey_l1_overhead_bytes_total", help, |s| {
+            s.sum(|c| &c.l1_overhead_bytes)
         });
     }
 

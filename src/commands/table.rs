@@ -351,7 +351,7 @@ pub(super) const ROWS: &[Row] = &[
     shared("MSETEX", -4, WRITE | DENYOOM | MOVABLE_KEYS, numkeys(1, 2)),
     shared("MSETNX", -3, WRITE | DENYOOM, range(1, -1, 2)),
     transaction("MULTI", 1, NOSCRIPT | LOADING | STALE | FAST | NO_MULTI | ALLOW_BUSY, NO_KEYS),
-    local("NEARKEY", -2, NOSCRIPT | LOADING | STALE, NO_KEYS),
+    local("NEARKEY", -1, NOSCRIPT | LOADING | STALE, NO_KEYS),
     shared("OBJECT", -2, NO_FLAGS, NO_KEYS),
     shared("OBJECT|ENCODING", 3, READONLY, range(2, 2, 1)),
     shared("OBJECT|FREQ", 3, READONLY, range(2, 2, 1)),

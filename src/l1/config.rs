@@ -99,6 +99,15 @@ impl Config {
                 && !self.rules.iter().any(caches)
                 && self.mode != Mode::Observe)
     }
+
+    /// How long anything that is kept may be of use.
+    pub fn longest_life(&self) -> Duration {
+        let of = |rule: &Rule| {
+            let age = rule.max_age.unwrap_or(self.max_age);
+            age.max(rule.ttl.unwrap_or_default()) + rule.stale_if_down.unwrap_or_default()
+        };
+        self.rules.iter().map(of).fold(self.max_age, Duration::max)
+    }
 }
 
 impl Default for Config {

@@ -6,9 +6,10 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use super::clock::Now;
 use super::entry::{Entry, Read};
 use super::store::weight;
 
@@ -56,6 +57,8 @@ pub(super) struct Link {
     bytes: usize,
     fronts: AtomicUsize,
     flushes: AtomicU64,
+    /// When the last flush began, by the monotonic clock; zero before the first.
+    flushed_at: AtomicU64,
     /// Hashes of entries that were hit; the oldest are overwritten.
     samples: Box<[AtomicU64]>,
     sampled: AtomicUsize,
@@ -67,9 +70,26 @@ impl Link {
             bytes,
             fronts: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
+            flushed_at: AtomicU64::new(0),
             samples: (0..SAMPLES).map(|_| AtomicU64::new(0)).collect(),
             sampled: AtomicUsize::new(0),
         }
+    }
+
+    /// What was ordered up to now is not to be kept.
+    pub(super) fn begin_flush(&self, now: Now) {
+        self.flushed_at.fetch_max(now.mono.max(1), SeqCst);
+    }
+
+    /// As if nothing had ever been flushed.
+    #[cfg(test)]
+    pub(super) fn forget_flush(&self) {
+        self.flushed_at.store(0, SeqCst);
+    }
+
+    /// A flush has begun since this was ordered.
+    pub(super) fn was_flushed_since(&self, then: Now) -> bool {
+        self.flushed_at.load(SeqCst) >= then.mono.max(1)
     }
 
     /// Has all fronts forget what they hold.
@@ -162,7 +182,7 @@ impl Front {
         self.hear_of_flushes();
         let size = weight(&entry);
         if size > MAX_ENTRY {
-            self.clear(entry.hash);
+            self.take_out(entry.hash);
             return false;
         }
         if self.pairs.is_empty() {
@@ -194,8 +214,7 @@ impl Front {
     }
 
     /// Takes out what would answer a read of this hash.
-    pub fn clear(&mut self, hash: u64) {
-        self.hear_of_flushes();
+    fn take_out(&mut self, hash: u64) {
         if let Some(pair) = self.pairs.get_mut(Self::pair(hash)) {
             for place in pair.iter_mut().filter(|place| place.hash == hash) {
                 self.bytes -= place.clear();

@@ -10,9 +10,10 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+pub use super::reason::{Event, Reason};
 
 /// Groups of places for keys, a power of two.
 const GROUPS: usize = 64;
@@ -32,64 +33,14 @@ const EXACT: u32 = 2_000;
 /// Of further ones, one in so many on average; a power of two.
 const GAP: u32 = 32;
 
+/// A key that is read no more often than this between two changes is not worth keeping.
+const READS_PER_CHANGE: u64 = 4;
+
+/// Clients that are remembered whose next reply is that of a counted read; a power of two.
+const AWAITED: usize = 16;
+
 /// Longer keys are shown cut.
 const MAX_KEY: usize = 256;
-
-/// What happened to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A read was answered from L1.
-    Hit,
-    /// A read was not, though it could have been.
-    Miss,
-    /// A read could not have been.
-    Bypass(Reason),
-    /// A command that may change it was sent.
-    Write,
-}
-
-/// Why reads of a key are not answered from L1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// No rule of `cache.rules` matches it.
-    NoRule,
-    /// A rule says so.
-    Rule,
-    /// Its replies are longer than `max_value`.
-    TooLarge,
-    /// The command is none of those that L1 holds.
-    Command,
-    /// The client had other commands in flight.
-    InFlight,
-    /// The server does not push, or its connection is down.
-    NotTracked,
-    /// It is written about as often as it is read.
-    Written,
-    /// It is not read often enough to be worth a fill.
-    TooSeldom,
-}
-
-impl Reason {
-    /// In words, with what to do about it.
-    pub fn advice(self) -> &'static str {
-        match self {
-            Self::NoRule => "no rule matches: add one to cache.rules",
-            Self::Rule => "a rule excludes it",
-            Self::TooLarge => "larger than max_value: raise it, or make the value smaller",
-            Self::Command => "read by commands that are not cached",
-            Self::InFlight => "read behind other commands of the same client",
-            Self::NotTracked => "the server's pushes are not available: see /health",
-            Self::Written => "written as often as read: caching cannot help",
-            Self::TooSeldom => "read too seldom for a fill to pay",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.advice())
-    }
-}
 
 /// A key and what happened to it within the window, about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +57,8 @@ pub struct HotKey {
     pub misses: u64,
     /// Writes.
     pub writes: u64,
+    /// Of the misses, those whose fill was lost to a change, perhaps by others.
+    pub lost: u64,
     /// Bytes of requests and replies.
     pub bytes: u64,
     /// Why reads are not answered from L1, if they are not.
@@ -127,15 +80,20 @@ impl HotKey {
         self.hits += other.hits;
         self.misses += other.misses;
         self.writes += other.writes;
+        self.lost += other.lost;
         self.bytes += other.bytes;
     }
 
     /// Settles on a reason, by what was counted.
     fn judge(&mut self) {
+        // Each change ends an entry, which pays from its third hit on and is not filled at first sight.
+        let changes = self.writes.max(self.lost);
         if self.writes > 0 && self.writes * 10 >= self.reads * 8 {
             self.why_not = Some(Reason::Written);
         } else if self.hits * 2 > self.reads {
             self.why_not = None;
+        } else if changes > 0 && changes * READS_PER_CHANGE >= self.reads {
+            self.why_not = Some(Reason::Written);
         } else if self.why_not.is_none() && self.hits * 10 < self.reads {
             self.why_not = Some(Reason::TooSeldom);
         }
@@ -163,7 +121,19 @@ pub struct Hot {
     /// What the next one counts for.
     weight: Cell<u32>,
     random: Cell<u64>,
+    /// The read that was counted last, and what it counts for, if its reply is still to come.
+    counted: Cell<Option<(u64, u32)>>,
+    /// Clients whose next reply is that of such a read.
+    awaited: [Cell<Awaited>; AWAITED],
     view: HotView,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Awaited {
+    client: u64,
+    key_hash: u64,
+    /// Zero if nothing is awaited.
+    weight: u32,
 }
 
 /// The same for other threads to look at.
@@ -206,6 +176,7 @@ struct Step {
     misses: u32,
     bypasses: u32,
     writes: u32,
+    lost: u32,
     bytes: u64,
 }
 
@@ -223,6 +194,8 @@ impl Hot {
             gap: Cell::new(1),
             weight: Cell::new(1),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
+            counted: Cell::new(None),
+            awaited: Default::default(),
             view: HotView {
                 table: Arc::new(Mutex::new(table)),
             },
@@ -244,6 +217,50 @@ impl Hot {
         }
     }
 
+    /// What a client said is done with: if a read of its was counted that travels, its reply is awaited.
+    #[inline]
+    pub fn settle(&self, client: u64) {
+        let counted = self.counted.take();
+        let place = &self.awaited[client as usize % AWAITED];
+        if counted.is_some() || place.get().client == client {
+            let (key_hash, weight) = counted.unwrap_or_default();
+            place.set(Awaited {
+                client,
+                key_hash,
+                weight,
+            });
+        }
+    }
+
+    /// A fetch brings its reply along: none is awaited.
+    pub fn forget_counted(&self) {
+        self.counted.set(None);
+    }
+
+    /// A client is given so many bytes, in which so many replies end. Of several each is taken to be as long
+    /// as the others.
+    #[inline]
+    pub fn note_reply(&self, client: u64, bytes: usize, replies: u32) {
+        let place = &self.awaited[client as usize % AWAITED];
+        let awaited = place.get();
+        if awaited.client == client && awaited.weight > 0 {
+            if replies > 0 {
+                place.take();
+            }
+            self.count_reply(awaited, bytes / replies.max(1) as usize);
+        }
+    }
+
+    #[cold]
+    fn count_reply(&self, awaited: Awaited, bytes: usize) {
+        let mut table = self.view.table();
+        table.advance(Instant::now());
+        let now = (table.step % STEPS as u64) as usize;
+        if let Some(key) = table.known(awaited.key_hash) {
+            key.steps[now].bytes += bytes as u64 * u64::from(awaited.weight);
+        }
+    }
+
     #[cold]
     fn count(&self, key: &[u8], key_hash: u64, what: Event, bytes: usize, now: Instant) {
         let weight = self.weight.get();
@@ -257,11 +274,14 @@ impl Hot {
             key.steps[now].add(what, weight, bytes);
             if let Event::Bypass(reason) = what {
                 key.why_not = Some(reason);
-            } else if what == Event::Hit {
-                key.why_not = None;
+            } else if what == Event::Hit || key.why_not == Some(Reason::NotTracked) {
+                key.why_not = None; // whatever it was, the connection is up by now
             }
         }
         drop(table);
+        if matches!(what, Event::Miss | Event::Bypass(_)) {
+            self.counted.set(Some((key_hash, weight)));
+        }
         // Random gaps: reads that come in a fixed order would else hide each other.
         let gap = if exact {
             1
@@ -349,6 +369,14 @@ impl Table {
         self.counted = 0;
     }
 
+    /// Where a key is counted, if it is already.
+    fn known(&mut self, hash: u64) -> Option<&mut Key> {
+        let groups = self.groups.len().max(1);
+        let group = self.groups.get_mut((hash >> 32) as usize % groups)?;
+        let way = (0..WAYS).find(|way| group.hashes[*way] == hash)?;
+        group.keys[way].as_deref_mut()
+    }
+
     /// Where a key is counted, if it is.
     fn find(&mut self, name: &[u8], hash: u64, weight: u32, luck: u64) -> Option<&mut Key> {
         if self.groups.is_empty() {
@@ -410,6 +438,7 @@ impl Key {
             hits,
             misses,
             writes: sum(|step| step.writes),
+            lost: sum(|step| step.lost),
             bytes: self.steps.iter().map(|step| step.bytes).sum(),
             why_not: self.why_not,
         }
@@ -421,6 +450,10 @@ impl Step {
         let count = match what {
             Event::Hit => &mut self.hits,
             Event::Miss => &mut self.misses,
+            Event::Lost => {
+                self.lost = self.lost.saturating_add(weight);
+                &mut self.misses
+            }
             Event::Bypass(_) => &mut self.bypasses,
             Event::Write => &mut self.writes,
         };
@@ -469,6 +502,60 @@ mod tests {
             (&*keys[1].key, keys[1].reads, keys[1].misses),
             (&b"b"[..], 1, 1)
         );
+    }
+
+    #[test]
+    fn the_reply_to_a_read_that_travels_is_counted_with_its_key() {
+        let hot = Hot::new(false);
+        note(&hot, "a", Event::Bypass(Reason::NoRule));
+        hot.settle(7);
+        note(&hot, "b", Event::Hit);
+        hot.settle(23); // at the same place, with nothing to wait for
+        hot.note_reply(23, 5_000, 1);
+        hot.note_reply(7, 3_000, 0);
+        hot.note_reply(7, 1_000, 1);
+        hot.note_reply(7, 9_000, 1);
+        let bytes = |key: &HotKey| (key.key.clone(), key.bytes);
+        let keys: Vec<_> = top(&hot, By::Bytes, 9).iter().map(bytes).collect();
+        assert_eq!(keys, [(b"a".to_vec(), 4_100), (b"b".to_vec(), 100)]);
+        note(&hot, "a", Event::Miss);
+        hot.settle(7);
+        hot.settle(7); // said more, and no read of it was counted
+        hot.note_reply(7, 9_000, 1);
+        assert_eq!(top(&hot, By::Bytes, 1)[0].bytes, 4_200);
+    }
+
+    #[test]
+    fn a_key_that_changes_too_often_is_told_apart_whoever_writes_it() {
+        let hot = Hot::new(false);
+        let times = |key, what, n: u32| (0..n).for_each(|_| note(&hot, key, what));
+        times("own", Event::Write, 10);
+        times("own", Event::Bypass(Reason::TooSeldom), 38);
+        times("others", Event::Lost, 10);
+        times("others", Event::Miss, 28);
+        times("seldom", Event::Write, 1);
+        times("seldom", Event::Miss, 38);
+        times("hit", Event::Write, 10);
+        times("hit", Event::Hit, 38);
+        let why = |key: &HotKey| (key.key.clone(), key.why_not);
+        let mut keys: Vec<_> = top(&hot, By::Reads, 9).iter().map(why).collect();
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [
+            ("hit", None),
+            ("others", Some(Reason::Written)),
+            ("own", Some(Reason::Written)),
+            ("seldom", Some(Reason::TooSeldom)),
+        ];
+        assert_eq!(keys, expected.map(|(key, why)| (key.into(), why)));
+    }
+
+    #[test]
+    fn that_pushes_were_not_to_be_had_is_forgotten_when_they_are() {
+        let hot = Hot::new(false);
+        note(&hot, "a", Event::Bypass(Reason::NotTracked));
+        assert_eq!(top(&hot, By::Reads, 1)[0].why_not, Some(Reason::NotTracked));
+        note(&hot, "a", Event::Miss);
+        assert_eq!(top(&hot, By::Reads, 1)[0].why_not, Some(Reason::TooSeldom));
     }
 
     #[test]

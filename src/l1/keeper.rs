@@ -151,6 +151,7 @@ impl<'a> Keeper<'a> {
                 let part = self.shared.cache.entry_count() / LAP;
                 self.sweep(usize::try_from(part).unwrap_or(usize::MAX).max(LEAST));
                 self.shared.relax();
+                self.shared.stamps.retire_idle(self.shared.clock.now());
             }
             if busy {
                 // More will come soon: to be woken for each would cost workers more than this does.

@@ -35,7 +35,9 @@ mod keeper;
 mod memory_tests;
 #[cfg(test)]
 mod model;
+mod names;
 pub mod reader;
+mod reason;
 pub mod render;
 pub mod report;
 pub mod rules;
@@ -47,6 +49,7 @@ pub mod store;
 pub mod touched;
 pub mod tracked;
 pub mod tracker;
+mod watched;
 
 use self::clock::Clock;
 use self::config::{Config, Mode};
@@ -190,7 +193,8 @@ impl L1 {
             rule.max_value = rule.max_value.map(|most| most.min(config.max_bytes / 8));
         }
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
-        let (stamps, clock) = (Arc::new(Stamps::default()), Clock::default());
+        let stamps = Arc::new(Stamps::new(config.longest_life()));
+        let clock = Clock::default();
         Self {
             mget: id(b"MGET"),
             get: id(b"GET"),

@@ -140,6 +140,9 @@ impl Reader {
                 self.stats.counters.l1_bypass_waste.add(1);
                 let why = match found.as_deref().map(unfit) {
                     Some(Event::Bypass(reason)) => reason,
+                    _ if found.as_ref().is_some_and(|found| !self.l1.stands(found)) => {
+                        Reason::Written
+                    }
                     _ => Reason::TooSeldom,
                 };
                 self.note(read, Event::Bypass(why));
@@ -418,10 +421,15 @@ impl Reader {
 
     fn note_answer(&self, fetch: &Fetch, answer: &Answer) {
         let key = fetch.name.key();
-        let what = answer.as_ref().map_or(Event::Miss, |entry| unfit(entry));
+        let what = match answer {
+            Some(entry) if !entry.unfit && entry.age == 0 => Event::Lost,
+            Some(entry) => unfit(entry),
+            None => Event::Miss,
+        };
         let reply = answer.as_ref().map_or(0, |entry| entry.reply().len());
         let bytes = fetch.name.args.len() + reply;
         self.hot.note(key, self.l1.stamps.hash(key), what, bytes);
+        self.hot.forget_counted();
     }
 
     /// Notes that this read would have been kept, had L1 been on.
@@ -463,7 +471,7 @@ fn unfit(entry: &Entry) -> Event {
 }
 
 /// The entry's rule lets it be used beyond its time, and the server cannot be reached.
-fn may_serve_stale(entry: &Entry, now: Now, is_down: impl Fn() -> bool) -> bool {
+pub(super) fn may_serve_stale(entry: &Entry, now: Now, is_down: impl Fn() -> bool) -> bool {
     let Some(limit) = entry.terms.stale_if_down else {
         return false;
     };

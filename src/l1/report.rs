@@ -3,7 +3,7 @@
 //! Names of keys leave this file cut, escaped and, if `cache.hash_key_names` says so, as hashes; values
 //! never do.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,11 @@ use super::clock::Now;
 use super::config::{Config, Mode, Verb};
 use super::entry::{Entry, Scope};
 use super::hot::{self, By, HotKey};
+pub use super::names::{hashed, name_of, shown};
+use super::reader::may_serve_stale;
 use super::rules::Terms;
 use super::savings::{Savings, Usage};
+use super::store::Counts;
 use super::tracker::{Standing, Tracker};
 use super::{L1, config};
 use crate::stats::{BUCKETS, Counter, Counters, WorkerStats};
@@ -22,9 +25,6 @@ pub const MAX_HOT: usize = 512;
 
 /// Hot keys that are listed where nobody says how many.
 pub const DEFAULT_HOT: usize = 20;
-
-/// Longest name that is shown, in characters.
-const MAX_NAME: usize = 128;
 
 const NO_L1: &str =
     "cache.mode is \"off\", or neither a rule nor cache.default lets any key be kept";
@@ -121,7 +121,7 @@ impl<'a> Report<'a> {
         self.l1.map_or("off", |l1| mode_word(l1.config.mode))
     }
 
-    /// What is in force, and why it is no more than that; no words with tracking.
+    /// What is in force, and why it is no more than that; no words where all connections track.
     pub fn in_force(&self) -> (InForce, String) {
         let Some(l1) = self.l1 else {
             return (InForce::Off, NO_L1.to_owned());
@@ -129,12 +129,21 @@ impl<'a> Report<'a> {
         let trackers = l1.trackers();
         let any = |standing| trackers.iter().find(|t| t.standing() == standing);
         if any(Standing::Tracking).is_some() {
-            (InForce::Tracking, String::new())
+            (InForce::Tracking, untracked(&trackers))
         } else if let Some(tracker) = any(Standing::Timed) {
             timed(&l1.config, &tracker.reason())
         } else if let Some(reason) = trackers.iter().map(|t| t.reason()).find(|r| !r.is_empty()) {
             // Between two attempts it is closed; what the latest came to still holds.
+            let stale = l1
+                .config
+                .rules
+                .iter()
+                .any(|rule| rule.stale_if_down.is_some());
             match has_ttl(&l1.config) {
+                _ if stale => {
+                    let why = format!("{reason}; while the server is away, stale_if_down holds");
+                    (InForce::Waiting, why)
+                }
                 true => (InForce::Waiting, reason),
                 false => (InForce::Off, reason),
             }
@@ -157,6 +166,11 @@ impl<'a> Report<'a> {
     /// Bytes of memory in use by them, about.
     pub fn bytes(&self) -> u64 {
         self.l1.map_or(0, |l1| l1.store.bytes())
+    }
+
+    /// What became of entries.
+    pub fn kept(&self) -> Counts {
+        self.l1.map(|l1| l1.store.counts()).unwrap_or_default()
     }
 
     /// Bound on those bytes.
@@ -208,8 +222,8 @@ impl<'a> Report<'a> {
             hit_bytes: self.sum(|c| &c.l1_hit_bytes),
             joins: self.sum(|c| &c.l1_joins),
             overhead_commands: self.sum(|c| &c.l1_overhead_commands),
+            overhead_bytes: self.sum(|c| &c.l1_overhead_bytes),
             round_trip: self.round_trip(),
-            ..Usage::default()
         }
     }
 
@@ -239,6 +253,12 @@ impl<'a> Report<'a> {
                 self.hit_ratio().map_or(Cell::Unknown, Cell::Real),
             ),
         ];
+        let kept = self.kept();
+        rows.extend([
+            ("evictions", Cell::Count(kept.evictions)),
+            ("swept", Cell::Count(kept.swept)),
+            ("dropped", Cell::Count(kept.dropped)),
+        ]);
         let counts = COUNTS.iter();
         rows.extend(counts.map(|(name, pick)| (*name, Cell::Count(self.sum(pick)))));
         let (saved, unused) = (self.savings(), self.unused());
@@ -291,6 +311,7 @@ const COUNTS: &[(&str, Pick)] = &[
     ("pushed_keys", |c| &c.l1_pushed_keys),
     ("flushes", |c| &c.l1_flushes),
     ("overhead_commands", |c| &c.l1_overhead_commands),
+    ("overhead_bytes", |c| &c.l1_overhead_bytes),
 ];
 
 const STANDINGS: [(&str, Standing); 4] = [
@@ -307,6 +328,24 @@ fn mode_word(mode: Mode) -> &'static str {
         Mode::Ttl => "ttl",
         Mode::Tracking => "tracking",
         Mode::Auto => "auto",
+    }
+}
+
+/// Beside connections that track: how many do not, and why, as a user without the right may not.
+fn untracked(trackers: &[Arc<Tracker>]) -> String {
+    let fails = |tracker: &&Arc<Tracker>| {
+        tracker.standing() != Standing::Tracking && !tracker.reason().is_empty()
+    };
+    let failing: Vec<_> = trackers.iter().filter(fails).collect();
+    match failing.first() {
+        None => String::new(),
+        Some(first) => {
+            let (some, all) = (failing.len(), trackers.len());
+            format!(
+                "not for {some} of {all} users and databases: {}",
+                first.reason()
+            )
+        }
     }
 }
 
@@ -338,52 +377,19 @@ pub fn units(millionths: i64) -> f64 {
     millionths as f64 / 1e6
 }
 
-/// The name of a hot key as it may be shown.
-pub fn name_of(key: &HotKey) -> String {
-    match key.key.is_empty() && key.key_hash != 0 {
-        true => hashed(key.key_hash),
-        false => shown(&key.key),
-    }
-}
-
-/// A key's name where names are not to be seen.
-pub fn hashed(hash: u64) -> String {
-    format!("#{hash:016x}")
-}
-
-/// A key's name, cut and harmless on a terminal.
-pub fn shown(name: &[u8]) -> String {
-    let mut text = String::new();
-    let mut room = MAX_NAME;
-    for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if room == 0 {
-                return text + "...";
-            }
-            room -= 1;
-            match c {
-                '"' | '\'' => text.push(c),
-                c => text.extend(c.escape_debug()),
-            }
-        }
-        for byte in chunk.invalid() {
-            if room == 0 {
-                return text + "...";
-            }
-            room -= 1;
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
-
 impl L1 {
-    /// Whether an entry would be served now, or why not.
+    /// Whether an entry would be served now, and what is to be said of that, or why not.
     ///
     /// # Errors
     /// Why not, in words.
-    pub fn check(&self, entry: &Entry, now: Now) -> Result<(), &'static str> {
+    pub fn check(
+        &self,
+        entry: &Entry,
+        now: Now,
+        is_down: bool,
+    ) -> Result<&'static str, &'static str> {
         let fresh = entry.timed || entry.tracker.is_fresh(now, self.config.lease);
+        let linked = entry.timed || entry.tracker.link() == entry.link;
         if !self.stands(entry) {
             Err("its key has changed, or may have")
         } else if entry.unfit && !entry.is_expired(now) {
@@ -393,14 +399,14 @@ impl L1 {
             })
         } else if entry.terms.mode == Mode::Observe {
             Err("the mode is \"observe\": nothing is served from memory")
-        } else if !entry.timed && entry.tracker.link() != entry.link {
-            Err("the connection that would have told of changes was lost")
-        } else if entry.is_expired(now) {
-            Err("it is too old")
-        } else if !fresh {
-            Err("nothing was heard from the server within cache.lease; the next read finds out")
+        } else if !fresh || !linked || entry.is_expired(now) {
+            let is_down = || is_down || entry.tracker.is_stuck(now, self.config.lease);
+            match may_serve_stale(entry, now, is_down) {
+                true => Ok("beyond its time: the server cannot be reached (stale_if_down)"),
+                false => Err(overdue(linked, entry.is_expired(now))),
+            }
         } else {
-            Ok(())
+            Ok("")
         }
     }
 
@@ -426,6 +432,17 @@ impl L1 {
             Some(reason) => reason.to_string(),
             None => "it was not read twice lately, or its reply could not be kept".to_owned(),
         }
+    }
+}
+
+/// Why an entry is served no longer of which nothing worse is known.
+fn overdue(linked: bool, is_expired: bool) -> &'static str {
+    if !linked {
+        "the connection that would have told of changes was lost"
+    } else if is_expired {
+        "it is too old"
+    } else {
+        "nothing was heard from the server within cache.lease; the next read finds out"
     }
 }
 
@@ -506,6 +523,17 @@ mod tests {
         tracker.set_standing(Standing::Tracking, Some(""));
         assert_eq!(in_force(&tracked), (InForce::Tracking, String::new()));
 
+        let bob = Scope {
+            db: 1,
+            ..Scope::default()
+        };
+        tracked
+            .tracker(bob)
+            .set_standing(Standing::Closed, Some("NOPERM"));
+        let (mode, why) = in_force(&tracked);
+        assert_eq!(mode, InForce::Tracking, "for some");
+        assert_eq!(why, "not for 1 of 2 users and databases: NOPERM");
+
         for (mode, expected) in [
             (Mode::Auto, InForce::Ttl),
             (Mode::Ttl, InForce::Ttl),
@@ -529,12 +557,13 @@ mod tests {
         stats.counters.l1_misses.add(50_000);
         stats.counters.l1_hit_bytes.add(9_000);
         stats.counters.l1_overhead_commands.add(100_000);
+        stats.counters.l1_overhead_bytes.add(1_000);
         stats.round_trip.record(Duration::from_millis(1), 1);
         stats.round_trip.record(Duration::from_millis(3), 1);
         let workers = [stats];
         let report = Report::new(Some(&l1), &workers);
         let saved = report.savings();
-        assert_eq!((saved.commands, saved.bytes), (100_000, 9_000));
+        assert_eq!((saved.commands, saved.bytes), (100_000, 8_000));
         assert_eq!(saved.waiting, Duration::from_secs(400));
         assert_eq!(saved.money, Some(200_000));
         assert_eq!(report.hit_ratio(), Some(0.8));
@@ -555,16 +584,6 @@ mod tests {
         );
         assert_eq!(report.hit_ratio(), None);
         assert!(report.rows().contains(&("saved_money", Cell::Unknown)));
-    }
-
-    #[test]
-    fn names_are_cut_and_harmless() {
-        assert_eq!(shown(b"user:\"1\""), "user:\"1\"");
-        assert_eq!(shown("k\u{e9}y".as_bytes()), "k\u{e9}y");
-        assert_eq!(shown(b"a\r\n\x1b[31m\\\xff"), "a\\r\\n\\u{1b}[31m\\\\\\xff");
-        assert_eq!(shown("\u{202e}x".as_bytes()), "\\u{202e}x");
-        let long = shown(&[b'x'; 1000]);
-        assert_eq!(long, "x".repeat(MAX_NAME) + "...");
     }
 
     #[test]

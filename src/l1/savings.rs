@@ -46,27 +46,6 @@ impl Usage {
             money: (cost != Cost::default()).then(|| money(commands, bytes, cost)),
         }
     }
-
-    /// What it would save in 30 days if all went on as it did over `time`.
-    pub fn savings_in_30_days(&self, time: Duration, cost: Cost) -> Savings {
-        const MONTH: u128 = 30 * 24 * 3600 * 1000;
-        let Some(millis) = Some(time.as_millis()).filter(|millis| *millis > 0) else {
-            return Self::default().savings(cost);
-        };
-        let scale = |count: u64| {
-            let scaled = u128::from(count) * MONTH / millis;
-            u64::try_from(scaled).unwrap_or(u64::MAX)
-        };
-        let month = Self {
-            hits: scale(self.hits),
-            hit_bytes: scale(self.hit_bytes),
-            joins: scale(self.joins),
-            overhead_commands: scale(self.overhead_commands),
-            overhead_bytes: scale(self.overhead_bytes),
-            round_trip: self.round_trip,
-        };
-        month.savings(cost)
-    }
 }
 
 fn minus(a: u64, b: u64) -> i64 {
@@ -131,22 +110,6 @@ mod tests {
             (savings.commands, savings.money),
             (-1_000_000, Some(-2_000_000))
         );
-    }
-
-    #[test]
-    fn a_month_is_what_was_counted_many_times_over() {
-        let usage = Usage {
-            hits: 3,
-            hit_bytes: 600,
-            round_trip: Duration::from_millis(1),
-            ..Usage::default()
-        };
-        let month = usage.savings_in_30_days(Duration::from_secs(60), COST);
-        assert_eq!((month.commands, month.bytes), (129_600, 25_920_000));
-        assert_eq!(month.waiting, Duration::from_millis(129_600));
-        assert_eq!(month.money, Some(259_977));
-        let none = usage.savings_in_30_days(Duration::ZERO, COST);
-        assert_eq!((none.commands, none.money), (0, Some(0)));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! once, as the server's pushes name keys. A fill [arms](Stamps::arm) the place of its key; whatever may
 //! change the key, or shows a newer value of it, [touches](Stamps::touch) the place, and everything that
 //! was armed before no longer [stands](Stamps::stands). Keys that share a place cost a miss, never a
-//! wrong answer. A place that nothing is armed in is only looked at: what nobody caches costs one load.
+//! wrong answer. A place that nothing was armed in lately is not even looked at: a
+//! [bit](super::watched) says so.
 //!
 //! A read that travels past L1 may show a newer value than L1 has, which is then good no more. So that the
 //! many reads of a hot key, of which some always travel, do not end its entry again and again, what was
@@ -13,8 +14,11 @@
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use super::clock::Now;
 use super::entry::Scope;
+use super::watched::Watched;
 use crate::commands::CommandId;
 use crate::resp::Protocol;
 
@@ -27,8 +31,8 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Set in a stamp while something may rely on it.
 const ARMED: u32 = 1;
 
-/// Set in a stamp once something has relied on it.
-const WATCHED: u32 = 2;
+/// Set in a stamp while its place is being given up: nothing can be armed there.
+const RETIRING: u32 = 2;
 
 /// What one touch adds to a stamp.
 const STEP: u32 = 4;
@@ -51,6 +55,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Stamps {
     table: Box<[AtomicU32]>,
+    /// Places that something relies on, or did not long ago.
+    watched: Watched,
     /// What was given last to anybody in reply to a read, by the hash of the read, in each protocol: a hash
     /// of both, and how much was news of its key by then.
     shown: Box<[AtomicU64]>,
@@ -65,8 +71,16 @@ pub struct Stamps {
 
 impl Default for Stamps {
     fn default() -> Self {
+        Self::new(Duration::from_secs(30))
+    }
+}
+
+impl Stamps {
+    /// Stamps of which none is armed; `longest` is how long anything may rely on one.
+    pub fn new(longest: Duration) -> Self {
         Self {
             table: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
+            watched: Watched::new(PLACES, longest),
             news: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
             shown: (0..2 * PLACES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
@@ -74,9 +88,7 @@ impl Default for Stamps {
             hasher: foldhash::quality::RandomState::default(),
         }
     }
-}
 
-impl Stamps {
     /// The hash of a key's name; differs between processes.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
@@ -102,19 +114,19 @@ impl Stamps {
 
     #[inline]
     fn stamp(&self, place: Place) -> &AtomicU32 {
-        &self.table[place.0 as usize & (PLACES - 1)]
+        &self.table[index(place)]
     }
 
     /// Something may rely on the stamp of this place: a key without one is in no fill and in no entry.
     #[inline]
     pub fn is_armed(&self, place: Place) -> bool {
-        self.stamp(place).load(Ordering::Acquire) & ARMED != 0
+        self.is_watched(place) && self.stamp(place).load(Ordering::Acquire) & ARMED != 0
     }
 
-    /// Something has relied on the stamp of this place at some time: its keys are worth more care.
+    /// Something relies on the stamp of this place, or did not long ago: its keys are worth more care.
     #[inline]
     pub fn is_watched(&self, place: Place) -> bool {
-        self.stamp(place).load(Ordering::Acquire) & WATCHED != 0
+        self.watched.has(index(place))
     }
 
     /// Takes the stamp for a fill, before its request is enqueued.
@@ -122,8 +134,18 @@ impl Stamps {
         // The epochs first: one that grows in between is older than the stamp says, which only costs
         // the fill.
         let (epoch, absence) = self.epochs();
-        let bits = ARMED | WATCHED;
-        let value = self.stamp(place).fetch_or(bits, Ordering::SeqCst) | bits;
+        let arm = |value| (value & RETIRING == 0).then_some(value | ARMED);
+        let stamp = self.stamp(place);
+        let value = match stamp.fetch_update(Ordering::SeqCst, Ordering::SeqCst, arm) {
+            Ok(before) => before,
+            Err(retiring) => retiring, // what is armed and retiring at once never stands
+        };
+        // Who touches the place without seeing this has done so before anything was ordered.
+        if self.watched.set(index(place)) {
+            // And has told of no news: what was given before this is not known to be the last.
+            self.news(place).fetch_add(1, Ordering::SeqCst);
+        }
+        let value = value | ARMED;
         Stamp {
             place,
             value,
@@ -143,11 +165,13 @@ impl Stamps {
     /// before is no longer good. True if anything was armed.
     #[inline]
     pub fn touch(&self, place: Place) -> bool {
+        self.is_watched(place) && self.touch_watched(place)
+    }
+
+    fn touch_watched(&self, place: Place) -> bool {
         let was_armed = self.disarm(place);
         // What was given before this may be news again: this has told of a change in between.
-        if self.is_watched(place) {
-            self.news(place).fetch_add(1, Ordering::SeqCst);
-        }
+        self.news(place).fetch_add(1, Ordering::SeqCst);
         was_armed
     }
 
@@ -170,6 +194,9 @@ impl Stamps {
     /// it must not see anything older: the place is touched, unless that is what was given for this read
     /// last and nothing was told of a change of the key since. Such a reply tells nobody anything new.
     pub fn show(&self, place: Place, read: u64, protocol: Protocol, reply: &[u8]) {
+        if !self.is_watched(place) {
+            return;
+        }
         let cell = self.shown(read, protocol);
         let last = cell.load(Ordering::SeqCst);
         let print = self.print(read, reply);
@@ -182,6 +209,10 @@ impl Stamps {
             self.news(place).fetch_add(1, Ordering::SeqCst);
         }
         let now = pack(print, self.age_of_news(place));
+        // If it is given up after this, that is news; if before, changes may have been told in silence.
+        if !self.is_watched(place) {
+            return;
+        }
         let order = Ordering::SeqCst;
         if cell.compare_exchange(last, now, order, order).is_err() {
             cell.store(0, order); // whoever came in between was given something else
@@ -200,7 +231,9 @@ impl Stamps {
         }
         for (protocol, print) in prints {
             let now = pack(print, self.age_of_news(place));
-            self.shown(read, protocol).store(now, Ordering::SeqCst);
+            if self.is_watched(place) {
+                self.shown(read, protocol).store(now, Ordering::SeqCst);
+            }
         }
     }
 
@@ -210,7 +243,7 @@ impl Stamps {
     }
 
     fn news(&self, place: Place) -> &AtomicU32 {
-        &self.news[place.0 as usize & (PLACES - 1)]
+        &self.news[index(place)]
     }
 
     /// How often something was told of the keys of this place that was new; the epochs tell of all keys.
@@ -226,6 +259,24 @@ impl Stamps {
         (self.hasher.hash_one((read, reply)) >> 32) as u32 | 1
     }
 
+    /// Gives up places that nothing relies on any more. For one thread.
+    pub fn retire_idle(&self, now: Now) {
+        self.watched
+            .age(now, |place| self.retire(Place(place as u32)));
+    }
+
+    /// From now on this place is not looked at. Nothing that was armed stands; nothing can be armed before
+    /// its touches are seen again; and what was given is not known to be the last, for changes are
+    /// told in silence from here on.
+    pub(super) fn retire(&self, place: Place) {
+        let order = Ordering::SeqCst;
+        let disarm = |value: u32| Some((value & !(ARMED | RETIRING)).wrapping_add(STEP) | RETIRING);
+        let _ = self.stamp(place).fetch_update(order, order, disarm);
+        self.watched.clear(index(place));
+        self.news(place).fetch_add(1, order);
+        self.stamp(place).fetch_and(!RETIRING, order);
+    }
+
     /// As if nothing had been known of this key.
     #[cfg(test)]
     pub(crate) fn forget(&self, key: &[u8]) {
@@ -235,6 +286,7 @@ impl Stamps {
             cell.store(0, Ordering::SeqCst);
         }
         self.stamp(place).store(0, Ordering::SeqCst);
+        self.watched.clear(index(place));
     }
 
     /// Any key may have changed.
@@ -254,6 +306,10 @@ impl Stamps {
             && self.epoch.load(Ordering::SeqCst) == stamp.epoch
             && (!absent || self.absence.load(Ordering::SeqCst) == stamp.absence)
     }
+}
+
+fn index(place: Place) -> usize {
+    place.0 as usize & (PLACES - 1)
 }
 
 fn pack(print: u32, news: u32) -> u64 {
@@ -355,6 +411,32 @@ mod tests {
         stamps.arm(here);
         assert!(stamps.touch(here));
         assert!(!stamps.touch(here), "once is enough");
+    }
+
+    #[test]
+    fn a_place_that_is_given_up_ends_what_was_armed_and_what_was_known() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        let first = stamps.arm(here);
+        stamps.show(here, 7, Protocol::Resp2, b"+a");
+        stamps.retire(here);
+        assert!(!stamps.stands(&first, false) && !stamps.is_watched(here));
+        assert!(!stamps.touch(here), "in silence");
+        assert!(tells(&stamps, here, b"+a"), "there may have been news");
+        assert!(!tells(&stamps, here, b"+a"));
+        let second = stamps.arm(here);
+        assert!(stamps.touch(here) && !stamps.stands(&second, false));
+    }
+
+    #[test]
+    fn nothing_is_armed_in_a_place_that_is_being_given_up() {
+        let stamps = Stamps::default();
+        let here = place(&stamps, b"k");
+        stamps.stamp(here).fetch_or(RETIRING, Ordering::SeqCst);
+        let stamp = stamps.arm(here);
+        assert!(!stamps.stands(&stamp, false));
+        stamps.stamp(here).fetch_and(!RETIRING, Ordering::SeqCst);
+        assert!(!stamps.stands(&stamp, false), "nor afterwards");
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Store {
         for entry in self.iter() {
             self.shared.cache.invalidate(&entry.hash);
         }
+        self.shared.link.forget_flush();
     }
 
     /// Takes an entry in, sooner or later or not at all.
@@ -204,6 +205,12 @@ impl Store {
         }
     }
 
+    /// All entries may have been flushed since this was ordered. To be asked when it was inserted: either the
+    /// flush has found it, or this tells of the flush.
+    pub fn was_flushed_since(&self, then: Now) -> bool {
+        self.shared.link.was_flushed_since(then)
+    }
+
     fn queue(&self) -> Option<&Queue> {
         let start = || Queue::start(self.shared.clone());
         self.queue.get_or_init(start).as_ref()
@@ -217,9 +224,12 @@ impl Store {
     }
 
     /// Ends all entries, or those of keys that match a pattern: whoever asks from now on gets none of
-    /// them, from fronts neither. How many there were. Takes about a microsecond for each entry.
+    /// them, from fronts neither. What is on its way is not kept, whatever its key. How many there were.
+    /// Takes about a microsecond for each entry.
     pub fn flush(&self, pattern: Option<&[u8]>) -> u64 {
         let stamps = &self.shared.stamps;
+        self.shared.link.begin_flush(self.shared.clock.now());
+        self.settle(); // what waits for the store's thread is looked at, too
         let matches =
             |entry: &Entry| pattern.is_none_or(|pattern| rules::matches(pattern, entry.key()));
         let mut ended = 0;

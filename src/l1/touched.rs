@@ -18,6 +18,9 @@ enum Places {
     Many(Vec<Place>),
 }
 
+/// What a row takes that has more than one: a usual pipeline does not make it grow.
+const ROW: usize = 16;
+
 const WRITES: u8 = 1;
 const EVERYTHING: u8 = 2;
 const PRESENCE: u8 = 4;
@@ -42,7 +45,11 @@ impl Touched {
         self.flags |= u8::from(writes);
         match &mut self.places {
             Places::None => self.places = Places::One(place),
-            Places::One(first) => self.places = Places::Many(vec![*first, place]),
+            Places::One(first) => {
+                let mut places = Vec::with_capacity(ROW);
+                places.extend([*first, place]);
+                self.places = Places::Many(places);
+            }
             Places::Many(places) => places.push(place),
         }
     }

@@ -74,7 +74,12 @@ fn parse_hotkeys(args: &[&[u8]]) -> Result<Query, String> {
             b"COUNT" => {
                 let number = parse_int(value).ok_or(errors::NOT_AN_INTEGER)?;
                 let number = usize::try_from(number).ok().filter(|number| *number > 0);
-                count = number.ok_or(errors::COUNT_TOO_LOW)?.min(MAX_HOT);
+                count = number.ok_or(errors::COUNT_TOO_LOW)?;
+                if count > MAX_HOT {
+                    return Err(format!(
+                        "ERR COUNT is {MAX_HOT} at most: no more are counted"
+                    ));
+                }
             }
             _ => return Err(errors::SYNTAX.to_owned()),
         }
@@ -113,7 +118,7 @@ mod tests {
             hot(By::Unanswered, DEFAULT_HOT)
         );
         assert_eq!(parsed("HOTKEYS COUNT 3 BY bytes"), hot(By::Bytes, 3));
-        assert_eq!(parsed("HOTKEYS COUNT 999999"), hot(By::Reads, MAX_HOT));
+        assert_eq!(parsed("HOTKEYS COUNT 512"), hot(By::Reads, MAX_HOT));
         assert_eq!(parsed("stats"), Ok(Query::CacheStats));
         assert_eq!(parsed("KEY a"), Ok(Query::CacheKey(b"a".to_vec())));
         assert_eq!(parsed("FLUSH"), Ok(Query::CacheFlush(None)));
@@ -145,6 +150,10 @@ mod tests {
             ("HOTKEYS TOP 3", errors::SYNTAX),
             ("HOTKEYS COUNT x", errors::NOT_AN_INTEGER),
             ("HOTKEYS COUNT 0", errors::COUNT_TOO_LOW),
+            (
+                "HOTKEYS COUNT 513",
+                "ERR COUNT is 512 at most: no more are counted",
+            ),
             ("HOTKEYS COUNT -1", errors::COUNT_TOO_LOW),
             ("NOPE", "ERR unknown subcommand 'NOPE'. Try NEARKEY HELP."),
         ] {

@@ -66,6 +66,15 @@ impl Session {
                 return Consulted::Travels;
             }
         };
+        // The common form is not taken apart: one key, which is the first argument.
+        let key = self.scanner.arg(1).filter(|_| spec.keys == touch::ONE_KEY);
+        let key = key.map(|range| &command[range]);
+        if let (false, Some(key)) = (writes, key)
+            && (row.count > 0 || !self.pending.is_empty())
+            && self.pass_unwatched(l1, spec, command, key, row, env)
+        {
+            return Consulted::Travels;
+        }
         if !writes {
             let first = (
                 self.scanner.arg(0),
@@ -88,28 +97,67 @@ impl Session {
                 return self.send_past(l1, reads, &at, row, router);
             }
         }
-        // The common form is not taken apart: one key, which is the first argument.
-        let key = self.scanner.arg(1).filter(|_| spec.keys == touch::ONE_KEY);
-        match key.map(|range| &command[range]) {
-            Some(key) => {
-                let hash = l1.stamps.hash(key);
-                if writes || !l1.observes() {
-                    row.touched.add(l1.stamps.place(hash), writes);
-                }
-                if let Some(hot) = env.hot {
-                    let event = match writes {
-                        true => Event::Write,
-                        false => Event::Bypass(Reason::Command),
-                    };
-                    hot.note(key, hash, event, command.len());
-                }
-            }
-            None => {
-                let args: Vec<&[u8]> = request::args(command).collect();
-                touch::touch(l1, spec, &args, &mut row.touched);
-            }
-        }
+        self.note_touched(l1, spec, command, key, row, env);
         Consulted::Travels
+    }
+
+    /// Notes what a command touches that travels and is none of the reads that L1 holds.
+    fn note_touched(
+        &self,
+        l1: &L1,
+        spec: &Spec,
+        command: &[u8],
+        key: Option<&[u8]>,
+        row: &mut Row,
+        env: &Env<'_>,
+    ) {
+        let Some(key) = key else {
+            let args: Vec<&[u8]> = request::args(command).collect();
+            return touch::touch(l1, spec, &args, &mut row.touched);
+        };
+        let writes = spec.effect() == Effect::Writes;
+        let hash = l1.stamps.hash(key);
+        if writes || !l1.observes() {
+            row.touched.add(l1.stamps.place(hash), writes);
+        }
+        if let Some(hot) = env.hot {
+            let event = match writes {
+                true => Event::Write,
+                false => Event::Bypass(Reason::Command),
+            };
+            hot.note(key, hash, event, command.len());
+        }
+    }
+
+    /// A read behind others gets no hit; if its key was never kept either, there is nothing more to find out.
+    fn pass_unwatched(
+        &self,
+        l1: &L1,
+        spec: &Spec,
+        command: &[u8],
+        key: &[u8],
+        row: &mut Row,
+        env: &Env<'_>,
+    ) -> bool {
+        let hash = l1.stamps.hash(key);
+        let place = l1.stamps.place(hash);
+        if !l1.keeps(Rule::StrictPipeline) || l1.stamps.is_watched(place) {
+            return false;
+        }
+        let reason = match l1.shapes.of(spec, self.scanner.argc()) {
+            Some(_) => Reason::InFlight,
+            None => Reason::Command,
+        };
+        env.counters
+            .l1_bypass_pipeline
+            .add(u64::from(reason == Reason::InFlight));
+        if let Some(hot) = env.hot {
+            hot.note(key, hash, Event::Bypass(reason), command.len());
+        }
+        if !l1.observes() {
+            row.touched.add(place, false);
+        }
+        true
     }
 
     /// Sends a read past L1. One whose key L1 may know is a row of its own, so that its reply can be
@@ -229,7 +277,7 @@ impl Session {
                 .accepts(argc as usize)
                 .then(|| Reads::Many(keys.map(read).collect()));
         }
-        let shape = l1.shapes.of(spec, argc, args)?;
+        let shape = l1.shapes.of(spec, argc)?;
         let key = match second {
             Some(range) if spec.keys == touch::ONE_KEY => command.get(range)?,
             _ => request::args(command).nth(1)?,

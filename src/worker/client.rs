@@ -245,6 +245,9 @@ impl Client {
             inner.input = Vec::new(); // give the memory back
         }
         inner.held = fed.status == Status::Hold;
+        if let Some(hot) = env.hot {
+            hot.settle(self.id);
+        }
         match fed.status {
             Status::NeedInput | Status::Hold => {}
             Status::Close => inner.stage = inner.stage.max_closing(),

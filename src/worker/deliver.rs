@@ -20,6 +20,10 @@ impl Client {
         if inner.stage == Stage::Broken {
             return false;
         }
+        if let Some(reader) = &self.worker.reader {
+            let bytes = piece.range.len();
+            reader.hot.note_reply(self.id, bytes, piece.completed);
+        }
         if piece.handling != Handling::Pass || inner.session.is_streaming() {
             self.copy_direct(inner, input); // it comes first, whatever is put out now
         }

@@ -7,10 +7,12 @@ use std::rc::Rc;
 
 use super::Worker;
 use super::client::Client;
+use super::tracked::Gate;
 use crate::commands::CommandTable;
 use crate::l1::L1;
 use crate::l1::clock::micros;
 use crate::l1::entry::{Entry, Scope};
+use crate::l1::fetch::Fetcher;
 use crate::l1::hot::By;
 use crate::l1::report::{self, Cell, Report};
 use crate::resp::{Protocol, encode, request};
@@ -67,11 +69,13 @@ pub async fn key(client: &Rc<Client>, key: Vec<u8>) -> Vec<u8> {
     };
     let worker = &client.worker;
     let mut rows = vec![("key", Cell::Text(report::shown(&key)))];
+    let is_down = Gate(worker).is_down();
     let Some(l1) = worker.link.l1.clone() else {
         rows.push(("cached", Cell::Count(0)));
         rows.push(("why", Cell::Text(report(worker).in_force().1)));
         return key_reply(&rows, &[], lane.protocol);
     };
+    rows.push(("hash", Cell::Text(report::hashed(l1.stamps.hash(&key)))));
     rows.push(("rule", Cell::Text(rule(&l1, &key))));
     let (seen, name) = (l1.clone(), key.clone());
     let entries = aside(move || seen.store.of_key(&name)).await;
@@ -79,7 +83,9 @@ pub async fn key(client: &Rc<Client>, key: Vec<u8>) -> Vec<u8> {
     let own = entries
         .iter()
         .filter(|entry| entry.scope == scope && l1.stands(entry));
-    let shown: Vec<_> = own.map(|entry| describe(&l1, entry, &table)).collect();
+    let shown: Vec<_> = own
+        .map(|entry| describe(&l1, entry, &table, is_down))
+        .collect();
     let served = shown.iter().any(|(is_served, _)| *is_served);
     rows.push(("cached", Cell::Count(u64::from(served))));
     let why = match shown.is_empty() {
@@ -117,19 +123,17 @@ fn rule(l1: &L1, key: &[u8]) -> String {
 }
 
 /// Whether an entry is served, and what there is to say of it but its reply.
-fn describe(l1: &L1, entry: &Entry, table: &CommandTable) -> (bool, Vec<Row>) {
+fn describe(l1: &L1, entry: &Entry, table: &CommandTable, is_down: bool) -> (bool, Vec<Row>) {
     let now = l1.clock.now();
     let age = now.since(entry.born);
     let left = entry.age.saturating_sub(age);
-    let verdict = l1.check(entry, now);
+    let verdict = l1.check(entry, now, is_down);
+    let (Ok(why) | Err(why)) = verdict;
     let stale = entry.terms.stale_if_down.map_or(0, micros);
     let row = vec![
         ("command", Cell::Text(command(l1, entry, table))),
         ("served", Cell::Count(u64::from(verdict.is_ok()))),
-        (
-            "why",
-            Cell::Text(verdict.err().unwrap_or_default().to_owned()),
-        ),
+        ("why", Cell::Text(why.to_owned())),
         ("bytes", Cell::Count(entry.size() as u64)),
         ("absent", Cell::Count(u64::from(entry.absent))),
         ("age_ms", Cell::Count(age / 1000)),

@@ -19,8 +19,8 @@ class Lab:
         self.start_server, self.start_nearkey, self.directory = redis_server, nearkey, tmp_path
         self.links = []
 
-    def build(self, *, args=(), link=True, other=True, check=None, **settings):
-        self.server = self.start_server(tls=False, args=args)
+    def build(self, *, args=(), link=True, other=True, check=None, tls=False, **settings):
+        self.server = self.start_server(tls=tls, args=args)
         place = ("127.0.0.1", self.server.port)
         self.link = SlowLink(self.server.port) if link else None
         self.links += [self.link] if link else []
@@ -30,6 +30,7 @@ class Lab:
         if DIRECT:
             return Checker(("127.0.0.1", self.link.port) if link else place, place, self.directory / "run", **check)
         url = f"redis://127.0.0.1:{self.link.port if link else self.server.port}"
+        url = self.server if tls else url
         patient = {"upstream__command_timeout": "20s", "upstream__stall_timeout": "20s", "upstream__max_connections": 100}
         self.proxy = self.start_nearkey(url, **{**patient, **l1_settings(), **settings})
         second = self.start_nearkey(self.server, tls=False, **patient, **l1_settings()) if other else None
@@ -76,6 +77,14 @@ def test_nothing_is_read_that_an_honest_cache_could_not_have_given(lab):
     # Others' writes are shown by their pushes, not by the lease.
     assert result.verdict.lag(0.99) < 50, str(result)
 
+
+def test_pushes_that_come_through_tls(lab):
+    check = lab.build(link=False, other=False, tls=True)
+    length = seconds(3)
+    result = check.run(length, events=[(1.2, lab.kill_tracked)])
+    acquit(result, 1000 * length)
+    if result.hits is not None:
+        assert lab.killed > 0
 
 
 def test_scripts_that_reach_keys_which_they_do_not_declare(lab):

@@ -110,7 +110,7 @@ def test_keys_that_no_rule_matches_are_seen_with_advice(caching):
         assert list(rows) == ["a", "product:1", "b", "product:2"]
         assert rows["b"]["advice"].startswith(b"no rule matches")
         assert rows["a"]["advice"] == b"a rule excludes it"
-        assert rows["product:2"]["writes"] == 5 and rows["product:2"]["advice"].startswith(b"written as often")
+        assert rows["product:2"]["writes"] == 5 and rows["product:2"]["advice"].startswith(b"changes about as often")
         assert list(hot(raw, "BY", "MISSES", "COUNT", "1")) == ["a"]
         assert about(raw, "b")[0]["why"] == 'no rule matches it, and cache.default is "bypass"'
         told = about(raw, "a")[0]
@@ -154,8 +154,10 @@ def test_mistakes_are_told_in_the_words_of_redis(caching):
         assert error(raw, "NEARKEY", "HOTKEYS", "BY", "age") == "ERR syntax error"
         assert error(raw, "NEARKEY", "HOTKEYS", "COUNT", "x") == "ERR value is not an integer or out of range"
         assert error(raw, "NEARKEY", "HOTKEYS", "COUNT", "0") == "ERR count should be greater than 0"
+        assert "512 at most" in error(raw, "NEARKEY", "HOTKEYS", "COUNT", "513")
         assert error(raw, "NEARKEY", "NOSUCH") == "ERR unknown subcommand 'NOSUCH'. Try NEARKEY HELP."
         helped = b"\n".join(raw.command("NEARKEY", "HELP"))
+        assert raw.command("NEARKEY") == raw.command("NEARKEY", "HELP")
         assert all(word in helped for word in (b"HOTKEYS", b"STATS", b"KEY", b"FLUSH"))
 
 
@@ -284,6 +286,18 @@ def test_a_server_without_tracking_is_named_as_the_reason(nearkey, server):
     assert (status, health["status"]) == (200, "healthy") and proxy.http("/ready")[0] == 200
 
 
+def test_replies_that_travel_count_among_the_bytes_of_their_key(caching, server):
+    server.control("SET", "large", "x" * 20_000)
+    proxy = caching(cache__default="bypass", cache__rules="nothing ttl=1s")
+    with proxy.connect() as raw:
+        for _ in range(20):
+            raw.command("GET", "a")
+        for _ in range(5):
+            raw.command("GET", "large")
+        first, *_ = hot(raw, "BY", "BYTES").items()
+        assert first[0] == "large" and first[1]["bytes"] >= 100_000
+
+
 def test_names_of_keys_can_be_kept_from_sight(caching):
     proxy = caching(cache__hash_key_names="true", cache__mode="observe")
     with proxy.connect() as raw:
@@ -291,6 +305,7 @@ def test_names_of_keys_can_be_kept_from_sight(caching):
             raw.command("GET", "user:jane@example.org")
         [name] = hot(raw)
         assert re.fullmatch("#[0-9a-f]{16}", name)
+        assert about(raw, "user:jane@example.org")[0]["hash"] == name, "whoever knows the key finds it in the list"
         [row] = json.loads(proxy.http("/hotkeys")[1])["keys"]
         assert row["key"] == name
     shown = [proxy.http(path)[1] for path in ("/hotkeys", "/hotkeys?format=text", "/metrics", "/health")]

@@ -64,6 +64,42 @@ def test_the_key_that_is_being_read_when_the_server_goes_is_served_too(redis_ser
     eventually(lambda: ask(raw, "GET", "k") == b"v", 10, what="the old value is served")
     assert ask(raw, "GET", "k") == b"v"
     assert proxy.metrics()["nearkey_l1_stale_hits_total"] > 0
+    told = ask(raw, "NEARKEY", "KEY", "k")
+    told = dict(zip(told[::2], told[1::2]))
+    [entry] = [dict(zip(row[::2], row[1::2])) for row in told[b"entries"]]
+    assert told[b"cached"] == 1 and entry[b"served"] == 1 and b"stale_if_down" in entry[b"why"], told
+    l1 = proxy.health()[1]["l1"]
+    assert l1["mode"] != "off", l1
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_l1_starves_nobody_of_connections_and_works_where_one_is_free(redis_server, nearkey, most):
+    server = redis_server(tls=False)
+    server.control("SET", "k", "v")
+    proxy = nearkey(server, tls=False, cache__default="cache", upstream__max_connections=most,
+                    upstream__connections=1, process__workers=1, upstream__lease_timeout="10s",
+                    upstream__idle_timeout="1s")
+    readers = [proxy.connect() for _ in range(3)]
+    waiter, transactor, writer = (proxy.connect() for _ in range(3))
+    for turn in range(20):
+        for raw in readers:
+            assert raw.command("GET", "k") == b"v"
+            assert raw.command("MGET", "k", "k") == [b"v", b"v"]
+        assert writer.command("SET", f"w{turn}", "x") == b"OK"
+        if most > 1:  # a leased connection is to be had beside the shared one, whoever has it now
+            assert waiter.command("BLPOP", "nothing", "0.01") is None
+            transactor.command("WATCH", "k")
+            assert transactor.command("MULTI") == b"OK"
+            assert transactor.command("GET", "k") == b"QUEUED"
+            assert transactor.command("EXEC") == [b"v"]
+    assert int(server.info("clients")["connected_clients"]) <= most + 1, "and the one that asks"
+    hits = proxy.metrics()["nearkey_l1_hits_total"]
+    # With one there is none beside the shared one. Else it is given up whenever a client waits, and comes back when
+    # the leased connection is closed for want of use.
+    if most > 1:
+        eventually(lambda: readers[0].command("GET", "k") and proxy.metrics()["nearkey_l1_hits_total"] > hits + 5, 20)
+    else:
+        assert hits == 0
 
 
 def test_a_large_mget_costs_no_more_than_without_l1(redis_server, nearkey):

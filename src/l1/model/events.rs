@@ -8,7 +8,7 @@ use super::truth::{Fault, Key};
 use super::world::{KEYS, Mood, World};
 
 /// What can happen, and how often of all.
-const EVENTS: [(&str, usize); 17] = [
+const EVENTS: [(&str, usize); 18] = [
     ("a client speaks", 34),
     ("a session looks again", 18),
     ("bytes reach the server", 40),
@@ -26,6 +26,7 @@ const EVENTS: [(&str, usize); 17] = [
     ("a connection opens", 12),
     ("a connection falls silent", 1),
     ("a connection is heard again", 6),
+    ("a stamp is given up", 1),
 ];
 
 /// All connections that carry bytes.
@@ -78,15 +79,7 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
         "a ping is due" => ping(world, rng),
         "expired keys are noticed" => world.server.reap(),
         "the tracking table is full" => world.server.evict(),
-        "a connection is lost" => {
-            let at = rng.below(world.lanes.len().max(1));
-            let lane = world.lanes.get(at);
-            let any = lane.is_some_and(|lane| lane.link.is_some()) && rng.percent(30 * storm);
-            if any {
-                world.lose_lane(at)?;
-            }
-            any
-        }
+        "a connection is lost" => lose_lane(world, rng, storm)?,
         "a tracked connection is lost" => {
             let at = rng.below(world.tracks.len());
             let any = world.tracks[at].link.is_some() && rng.percent(30 * storm);
@@ -97,6 +90,7 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
             any
         }
         "a connection opens" => open(world),
+        "a stamp is given up" => give_up(world, rng),
         "a connection falls silent" => silence(world, rng, true),
         _ => silence(world, rng, false),
     };
@@ -105,6 +99,24 @@ pub fn step(world: &mut World, rng: &mut Rng) -> Result<(), Fault> {
         world.count(event);
     }
     Ok(())
+}
+
+fn lose_lane(world: &mut World, rng: &mut Rng, storm: usize) -> Result<bool, Fault> {
+    let at = rng.below(world.lanes.len().max(1));
+    let lane = world.lanes.get(at);
+    let any = lane.is_some_and(|lane| lane.link.is_some()) && rng.percent(30 * storm);
+    if any {
+        world.lose_lane(at)?;
+    }
+    Ok(any)
+}
+
+/// The place of a key is no longer watched, whatever relies on it.
+fn give_up(world: &World, rng: &mut Rng) -> bool {
+    let stamps = &world.l1.stamps;
+    let key = KEYS[rng.below(KEYS.len())];
+    stamps.retire(stamps.place(stamps.hash(key.as_bytes())));
+    true
 }
 
 /// The names of all events.

@@ -101,10 +101,17 @@ pub(super) fn judge(
                 _ => &counters.l1_fills,
             };
             counter.add(1);
-            l1.store.insert(entry.clone());
+            keep(l1, &entry);
         }
     }
     Some(entry)
+}
+
+fn keep(l1: &L1, entry: &Arc<Entry>) {
+    l1.store.insert(entry.clone());
+    if l1.store.was_flushed_since(entry.born) {
+        l1.stamps.touch(entry.stamp.place);
+    }
 }
 
 /// What is kept is given from now on, in both protocols.

@@ -133,13 +133,15 @@ impl Tracked {
     /// Takes an order of a worker.
     pub fn enqueue(&mut self, from: usize, order: Order) {
         let timed = !self.pushes || order.terms.mode == Mode::Ttl;
+        let before = self.out.len();
         if !timed {
             self.out.extend_from_slice(CACHING);
         }
         self.out.extend_from_slice(&order.command);
         encode::command(&mut self.out, &[b"PTTL", order.name.key()]);
         let overhead = if timed { 1 } else { 2 };
-        self.stats.counters.l1_overhead_commands.add(overhead);
+        let bytes = self.out.len() - before - order.command.len();
+        self.note_overhead(overhead, bytes);
         self.sent.push_back(Sent::Order(Box::new(Pending {
             from,
             order,
@@ -159,7 +161,7 @@ impl Tracked {
             return;
         }
         self.out.extend_from_slice(PING);
-        self.stats.counters.l1_overhead_commands.add(1);
+        self.note_overhead(1, PING.len());
         self.sent.push_back(Sent::Ping(now));
         self.note_owed();
     }
@@ -190,9 +192,14 @@ impl Tracked {
     /// The connection must be closed, see [`Tracked::lose`].
     pub fn handle_input(&mut self, mut input: &[u8]) -> Result<(), Broken> {
         while !input.is_empty() {
-            let limit = self.reply_limit();
+            let (limit, length) = (self.reply_limit(), input.len());
             let cut = self.cutter.cut(&mut input, limit);
-            let Some((kind, frame)) = cut.map_err(|e| Broken::Protocol(e.0))? else {
+            let cut = cut.map_err(|e| Broken::Protocol(e.0))?;
+            let is_push = matches!(cut, Some((ReplyKind::Push, _)));
+            if is_push || !self.is_value_next() {
+                self.note_overhead(0, length - input.len());
+            }
+            let Some((kind, frame)) = cut else {
                 break;
             };
             match kind {
@@ -242,6 +249,17 @@ impl Tracked {
 
     fn note_owed(&self) {
         self.tracker.set_owed_since(self.owed_since());
+    }
+
+    /// The next reply is what a client asked for.
+    fn is_value_next(&self) -> bool {
+        matches!(self.sent.front(), Some(Sent::Order(pending)) if matches!(pending.part, Part::Value))
+    }
+
+    fn note_overhead(&self, commands: u64, bytes: usize) {
+        let counters = &self.stats.counters;
+        counters.l1_overhead_commands.add(commands);
+        counters.l1_overhead_bytes.add(bytes as u64);
     }
 
     /// How much of the next reply is of use.

@@ -157,6 +157,13 @@ fn an_order_leaves_in_one_piece() {
          *2\r\n$4\r\nPTTL\r\n$1\r\nk\r\n"
     );
     assert_eq!(bench.stats.counters.l1_overhead_commands.get(), 2);
+    let read = "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n".len();
+    let (value, rest) = ("$1\r\nv\r\n", [&*push(&["x"]), ":-1\r\n"].concat());
+    for part in ["+OK\r\n", &value[..3], &value[3..], &rest] {
+        bench.feed(part);
+    }
+    let bytes = sent.len() - read + "+OK\r\n".len() + rest.len();
+    assert_eq!(bench.stats.counters.l1_overhead_bytes.get(), bytes as u64);
     let mut timed = Bench::at(Standing::Timed, None);
     timed.order("GET", "k");
     assert!(timed.tracked.take_output().starts_with(b"*2\r\n$3\r\nGET"));
@@ -169,6 +176,17 @@ fn an_order_leaves_in_one_piece() {
             .take_output()
             .starts_with(b"*2\r\n$3\r\nGET")
     );
+}
+
+#[test]
+fn what_is_on_its_way_when_l1_is_flushed_is_not_kept() {
+    let mut bench = Bench::new();
+    bench.order("GET", "k");
+    while bench.l1.clock.now().mono < 1_000 {} // it was ordered before that
+    bench.l1.store.flush(Some(b"others:*"));
+    bench.feed(&format!("+OK\r\n{K}:-1\r\n"));
+    let entry = bench.told();
+    assert!(!bench.l1.stands(&entry) && entry.reply() == K.as_bytes());
 }
 
 #[test]

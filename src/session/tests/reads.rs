@@ -67,6 +67,18 @@ fn a_read_behind_anything_in_flight_travels() {
 }
 
 #[test]
+fn a_pipeline_of_keys_that_nobody_keeps_is_one_row_that_touches_each() {
+    let mut bench = ready();
+    bench.script.memory = Some(String::new());
+    bench.say(script(&["GET a", "GET b", "TTL c", "HGET d f"]));
+    assert_eq!(bench.script.reads, ["GET a"], "the others are behind it");
+    assert_eq!(bench.counts(), [4]);
+    assert_eq!(bench.counters.l1_bypass_pipeline.get(), 2);
+    let sent = touched(&mut bench);
+    assert!(names(&bench, &sent, &["a", "b", "c", "d"]) && !sent.writes());
+}
+
+#[test]
 fn what_memory_does_not_know_travels_with_what_follows() {
     let mut bench = ready();
     bench.script.memory = Some(String::new());

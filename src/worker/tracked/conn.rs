@@ -338,6 +338,7 @@ impl TrackedConn {
                     .await
                     .map_err(|e| e.to_string())?;
                 counters.upstream_bytes_out.add(request.len() as u64);
+                counters.l1_overhead_bytes.add(request.len() as u64);
             }
             let n = poll_fn(|cx| stream.poll_read(cx, &mut chunk)).await;
             let n = n.map_err(|e| e.to_string())?;
@@ -345,6 +346,7 @@ impl TrackedConn {
                 return Err("closed by the server".to_owned());
             }
             counters.upstream_bytes_in.add(n as u64);
+            counters.l1_overhead_bytes.add(n as u64);
             if let Some(verdict) = setup.handle_input(&chunk[..n]).map_err(explain)? {
                 self.tracker.renew(since);
                 return Ok(verdict);

@@ -75,16 +75,6 @@ impl Fetcher for Gate<'_> {
     }
 }
 
-/// The server may not be the one it was, such as a master that has become a replica: all tracked
-/// connections of the process are opened anew, and what was filled over them is good no more.
-pub fn reset_trackers(worker: &Worker) {
-    if let Some(l1) = &worker.link.l1 {
-        for tracker in l1.trackers() {
-            tracker.distrust();
-        }
-    }
-}
-
 impl Worker {
     /// Opens a tracked connection of this worker, unless its task runs.
     pub(super) fn track(self: &Rc<Self>, scope: Scope) {

@@ -416,7 +416,7 @@ fn a_killed_connection_ends_its_entries_and_comes_back() {
         // The same by our own wish, as often as there is one.
         process.until("a hit", |p| p.is_hit(0, "k")).await;
         let connects = process.dialer.stats.connects.load(Relaxed);
-        reset_trackers(&process.workers[0]);
+        process.l1.lose_all();
         assert!(!process.is_hit(0, "k"));
         let entry = process.get(0, "k").await;
         assert!(entry.link > link + 1);
