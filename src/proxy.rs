@@ -157,14 +157,15 @@ impl Proxy {
                 index,
                 settings: settings.clone(),
                 limits: Limits {
-                    client_output: self.config.listen.client_output_limit,
-                    on_lost_reply: self.config.upstream.on_lost_reply,
+                    client_output: self.config.listen.client_output_limit.into(),
+                    on_lost_reply: self.config.upstream.on_lost_reply.into(),
                     unix_path: unix_path.clone().unwrap_or_default(),
                 },
                 link: Link {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
                     started: self.started,
+                    gaps: Default::default(),
                     l1: self.l1.clone(),
                 },
                 directory: directory.clone(),

@@ -118,7 +118,7 @@ impl<'a> Report<'a> {
 
     /// The configured mode.
     pub fn configured(&self) -> &'static str {
-        self.l1.map_or("off", |l1| mode_word(l1.config.mode))
+        self.l1.map_or("off", |l1| mode_word(l1.config().mode))
     }
 
     /// What is in force, and why it is no more than that; no words with tracking.
@@ -131,10 +131,10 @@ impl<'a> Report<'a> {
         if any(Standing::Tracking).is_some() {
             (InForce::Tracking, String::new())
         } else if let Some(tracker) = any(Standing::Timed) {
-            timed(&l1.config, &tracker.reason())
+            timed(&l1.config(), &tracker.reason())
         } else if let Some(reason) = trackers.iter().map(|t| t.reason()).find(|r| !r.is_empty()) {
             // Between two attempts it is closed; what the latest came to still holds.
-            match has_ttl(&l1.config) {
+            match has_ttl(&l1.config()) {
                 true => (InForce::Waiting, reason),
                 false => (InForce::Off, reason),
             }
@@ -161,7 +161,7 @@ impl<'a> Report<'a> {
 
     /// Bound on those bytes.
     pub fn max_bytes(&self) -> u64 {
-        self.l1.map_or(0, |l1| l1.config.max_bytes as u64)
+        self.l1.map_or(0, |l1| l1.config().max_bytes as u64)
     }
 
     /// Connections for L1 that stand like this.
@@ -199,7 +199,7 @@ impl<'a> Report<'a> {
     }
 
     fn cost(&self) -> config::Cost {
-        self.l1.map(|l1| l1.config.cost).unwrap_or_default()
+        self.l1.map(|l1| l1.config().cost).unwrap_or_default()
     }
 
     fn usage(&self) -> Usage {
@@ -383,7 +383,7 @@ impl L1 {
     /// # Errors
     /// Why not, in words.
     pub fn check(&self, entry: &Entry, now: Now) -> Result<(), &'static str> {
-        let fresh = entry.timed || entry.tracker.is_fresh(now, self.config.lease);
+        let fresh = entry.timed || entry.tracker.is_fresh(now, self.lease());
         if !self.stands(entry) {
             Err("its key has changed, or may have")
         } else if entry.unfit && !entry.is_expired(now) {
@@ -406,7 +406,8 @@ impl L1 {
 
     /// Why a key without an entry has none.
     pub fn why_not(&self, scope: Scope, key: &[u8], workers: &[Arc<WorkerStats>]) -> String {
-        let terms = self.rules.of(key);
+        let rules = self.rules();
+        let terms = rules.of(key);
         if !terms.cache || terms.mode == Mode::Off {
             return match terms.rule {
                 Some(_) => "its rule says \"bypass\"".to_owned(),

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::LaneKey;
 use super::backoff::Backoff;
+use super::hold::Hold;
 use super::link::Link;
 use super::logins::SAME_ANSWER;
 use super::loss;
@@ -63,6 +64,8 @@ pub(super) struct Core<W> {
     pub facts_reply: Vec<u8>,
     /// What the server calls this connection.
     pub server_id: Option<u64>,
+    /// What comes is held back.
+    pub hold: Hold,
 }
 
 /// One connection. `W` says whom replies are for.
@@ -86,6 +89,12 @@ pub struct Conn<W> {
     pub(super) abandoned: Cell<bool>,
     /// It has the right to be opened.
     pub(super) permitted: Cell<bool>,
+    /// Which of the dialer's it is.
+    pub(super) generation: Cell<u64>,
+    /// It is to be left for another.
+    pub(super) moving: Cell<bool>,
+    /// How many pauses of the process there were when it was known to be alive.
+    pub(super) gaps_seen: Cell<u32>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -108,6 +117,7 @@ impl<W: ReplyTo> Conn<W> {
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
             server_id: None,
+            hold: Hold::default(),
         };
         Rc::new(Self {
             key,
@@ -123,6 +133,9 @@ impl<W: ReplyTo> Conn<W> {
             close: Cell::new(false),
             abandoned: Cell::new(false),
             permitted: Cell::new(false),
+            generation: Cell::new(0),
+            moving: Cell::new(false),
+            gaps_seen: Cell::new(0),
         })
     }
 
@@ -186,6 +199,7 @@ impl<W: ReplyTo> Conn<W> {
     /// Enters `count` whole commands.
     pub fn enqueue(self: &Rc<Self>, bytes: &[u8], count: u32, terms: Terms, owner: W, now: Tick) {
         let (hidden, is_unit) = (terms.hidden, terms.hidden > 0);
+        self.look_back(now);
         {
             let mut core = self.core.borrow_mut();
             core.outbox.push(bytes);
@@ -213,6 +227,7 @@ impl<W: ReplyTo> Conn<W> {
     /// Announces one large command whose bytes follow with [`Conn::stream`]. Its time does not run
     /// before the last of them.
     pub fn begin_stream(self: &Rc<Self>, owner: W, touched: Touched) {
+        self.look_back(self.link.now());
         let run = Run {
             owner: Some(Owner::Client(owner)),
             terms: Terms {
@@ -368,7 +383,7 @@ impl<W: ReplyTo> Conn<W> {
         let count = u64::from(visible);
         match run.owner {
             None => {}
-            Some(Owner::Ping) => {}
+            Some(Owner::Ping | Owner::Probe) => {}
             Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
@@ -421,13 +436,13 @@ impl<W: ReplyTo> Conn<W> {
             }
             core.outbox.reset(Vec::new());
             let retry = config.retry_reads && self.role == Role::Shared;
-            let reads = retry.then_some(&*self.link.dialer.table);
+            let table = retry.then(|| self.link.dialer.table());
             loss::sort(
                 runs,
                 &bytes,
                 written,
                 streaming,
-                reads,
+                table.as_deref(),
                 config.on_lost_reply,
             )
         };
@@ -435,6 +450,7 @@ impl<W: ReplyTo> Conn<W> {
             self.fail_run(run, if torn { &Failure::Torn } else { &Failure::Lost });
         }
         let mut core = self.core.borrow_mut();
+        let core = &mut *core;
         for (run, bytes) in kept {
             self.link
                 .stats
@@ -444,6 +460,7 @@ impl<W: ReplyTo> Conn<W> {
             core.outbox.push(&bytes);
             core.pipe.push(run);
         }
+        self.end_hold(core);
     }
 }
 

@@ -31,6 +31,8 @@ const MAX_HANDSHAKE_REPLY: usize = 64 * 1024;
 pub struct Dialer {
     /// Settings; a reload replaces them.
     config: ArcSwap<Config>,
+    /// Where connections go, and how; what one of them is opened with belongs together.
+    reach: ArcSwap<Reach>,
     /// The ceiling that every connection counts against.
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
@@ -38,15 +40,23 @@ pub struct Dialer {
     /// What the server says of itself.
     pub facts: FactsCell,
     /// The command table before the server has told what it has.
-    pub table: Arc<CommandTable>,
+    table: ArcSwap<CommandTable>,
     /// Whom clients are, with `upstream.auth = "passthrough"`.
     pub logins: Arc<Logins>,
-    tls: Option<Connector>,
     /// Who may not use MULTI.
     without_transactions: Mutex<HashSet<IdentityId>>,
     /// Connections that are up.
     established: AtomicI64,
     nonces: AtomicU64,
+}
+
+/// Where connections go, and how.
+#[derive(Debug)]
+struct Reach {
+    /// Grows when connections opened before are to be opened anew.
+    generation: u64,
+    config: Arc<Config>,
+    tls: Option<Connector>,
 }
 
 impl Dialer {
@@ -58,15 +68,21 @@ impl Dialer {
         stats: Arc<UpstreamStats>,
         seed: u64,
     ) -> Self {
+        let config = Arc::new(config);
+        let reach = Reach {
+            generation: 0,
+            config: config.clone(),
+            tls,
+        };
         Self {
-            table,
+            table: ArcSwap::new(table),
             budget: Budget::new(config.max_connections, stats.clone()),
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(config),
+            reach: ArcSwap::from_pointee(reach),
             stats,
             facts: FactsCell::default(),
             without_transactions: Mutex::default(),
             logins: Arc::default(),
-            tls,
             established: AtomicI64::new(0),
             nonces: AtomicU64::new(seed),
         }
@@ -75,6 +91,42 @@ impl Dialer {
     /// The settings in force. What must not change half-way looks at them once.
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// The command table before the server has told what it has.
+    pub fn table(&self) -> Arc<CommandTable> {
+        self.table.load_full()
+    }
+
+    /// Which connections are opened now; those of an earlier number lead elsewhere.
+    pub fn generation(&self) -> u64 {
+        self.reach.load().generation
+    }
+
+    /// Other settings, for what is opened from here on. `moved` says that those who are connected are
+    /// connected to the wrong server, or in the wrong way.
+    pub fn reconfigure(
+        &self,
+        config: Config,
+        tls: Option<Connector>,
+        table: Arc<CommandTable>,
+        moved: bool,
+    ) {
+        let config = Arc::new(config);
+        self.reach.store(Arc::new(Reach {
+            generation: self.generation() + u64::from(moved),
+            config: config.clone(),
+            tls,
+        }));
+        self.config.store(config);
+        self.table.store(table);
+        if moved {
+            self.facts.forget();
+            self.without_transactions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
     }
 
     /// Counts connections that are up.
@@ -93,13 +145,14 @@ impl Dialer {
     /// # Errors
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`.
     pub async fn dial(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
-        let limit = self.config().connect_timeout;
-        let credentials = self.credentials(key)?;
-        let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
+        let reach = self.reach.load_full();
+        let limit = reach.config.connect_timeout;
+        let credentials = self.credentials(&reach.config, key)?;
+        let mut result = match timeout(limit, self.dial_unlimited(&reach, key, credentials)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal {
                 cause: ConnectFailure::Timeout,
-                message: self.silence(limit),
+                message: silence(&reach, limit),
                 only_this_key: false,
             }),
         };
@@ -134,12 +187,11 @@ impl Dialer {
         key.identity == IdentityId::OWN && !self.has_own_name()
     }
 
-    fn credentials(&self, key: LaneKey) -> Result<Credentials, Refusal> {
+    fn credentials(&self, config: &Config, key: LaneKey) -> Result<Credentials, Refusal> {
         if key.identity == IdentityId::OWN {
-            let username = self.config().username.clone();
             return Ok(Credentials {
-                username: username.map(String::into_bytes),
-                password: self.config().password.clone(),
+                username: config.username.clone().map(String::into_bytes),
+                password: config.password.clone(),
             });
         }
         let login = self.logins.get(key.identity);
@@ -150,21 +202,13 @@ impl Dialer {
         })
     }
 
-    fn silence(&self, limit: Duration) -> String {
-        let address = &self.config().address;
-        match self.tls {
-            // A Redis port without TLS takes the hello for half a command and waits for the rest.
-            Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
-            None => format!("{address} did not answer within {limit:?}"),
-        }
-    }
-
     async fn dial_unlimited(
         &self,
+        reach: &Reach,
         key: LaneKey,
         credentials: Credentials,
     ) -> Result<(Stream, Identity), Refusal> {
-        let mut stream = self.connect().await?;
+        let mut stream = connect(reach).await?;
         let mut handshake = Handshake::new(key, credentials, self.next_nonce());
         while let Some(request) = handshake.poll_request() {
             let reply = ask(&mut stream, &request).await?;
@@ -200,54 +244,6 @@ impl Dialer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         !without.contains(&identity)
-    }
-
-    async fn connect(&self) -> Result<Stream, Refusal> {
-        let config = self.config.load_full();
-        match &config.address {
-            Address::Unix(path) => UnixStream::connect(path)
-                .await
-                .map(Stream::Unix)
-                .map_err(|e| failure(ConnectFailure::Tcp, format!("{}: {e}", path.display()))),
-            Address::Tcp { host, port } => {
-                let tcp = self.connect_tcp(host, *port).await?;
-                let Some(tls) = &self.tls else {
-                    return Ok(Stream::Tcp(tcp));
-                };
-                let stream = tls
-                    .connect(host, ReadAhead::new(tcp))
-                    .await
-                    .map_err(|e| failure(e.cause(), e.to_string()))?;
-                Ok(Stream::Tls(Box::new(stream)))
-            }
-        }
-    }
-
-    /// Resolves the name anew each time, since failovers move it, and tries its addresses in turn.
-    async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream, Refusal> {
-        let addresses: Vec<_> = lookup_host((host, port))
-            .await
-            .map_err(|e| failure(ConnectFailure::Dns, format!("cannot resolve {host}: {e}")))?
-            .collect();
-        let share =
-            self.config().connect_timeout / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
-        let mut last = failure(ConnectFailure::Dns, format!("{host} has no address"));
-        for address in addresses {
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    tune(&stream);
-                    return Ok(stream);
-                }
-                Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
-                Err(_) => {
-                    last = failure(
-                        ConnectFailure::Timeout,
-                        format!("{address} does not answer"),
-                    );
-                }
-            }
-        }
-        Err(last)
     }
 
     fn note(&self, result: &Result<(Stream, Identity), Refusal>) {
@@ -305,6 +301,62 @@ impl Dialer {
         }
         *state = new;
     }
+}
+
+/// What is said of a server that says nothing.
+fn silence(reach: &Reach, limit: Duration) -> String {
+    let address = &reach.config.address;
+    match reach.tls {
+        // A Redis port without TLS takes the hello for half a command and waits for the rest.
+        Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
+        None => format!("{address} did not answer within {limit:?}"),
+    }
+}
+
+async fn connect(reach: &Reach) -> Result<Stream, Refusal> {
+    match &reach.config.address {
+        Address::Unix(path) => UnixStream::connect(path)
+            .await
+            .map(Stream::Unix)
+            .map_err(|e| failure(ConnectFailure::Tcp, format!("{}: {e}", path.display()))),
+        Address::Tcp { host, port } => {
+            let tcp = connect_tcp(host, *port, reach.config.connect_timeout).await?;
+            let Some(tls) = &reach.tls else {
+                return Ok(Stream::Tcp(tcp));
+            };
+            let stream = tls
+                .connect(host, ReadAhead::new(tcp))
+                .await
+                .map_err(|e| failure(e.cause(), e.to_string()))?;
+            Ok(Stream::Tls(Box::new(stream)))
+        }
+    }
+}
+
+/// Resolves the name anew each time, since failovers move it, and tries its addresses in turn.
+async fn connect_tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, Refusal> {
+    let addresses: Vec<_> = lookup_host((host, port))
+        .await
+        .map_err(|e| failure(ConnectFailure::Dns, format!("cannot resolve {host}: {e}")))?
+        .collect();
+    let share = limit / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
+    let mut last = failure(ConnectFailure::Dns, format!("{host} has no address"));
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                tune(&stream);
+                return Ok(stream);
+            }
+            Ok(Err(e)) => last = failure(ConnectFailure::Tcp, format!("{address}: {e}")),
+            Err(_) => {
+                last = failure(
+                    ConnectFailure::Timeout,
+                    format!("{address} does not answer"),
+                );
+            }
+        }
+    }
+    Err(last)
 }
 
 /// No delays, and a dead peer is noticed by the kernel too.

@@ -41,6 +41,7 @@ impl<W: ReplyTo> Conn<W> {
                 self.expiring(tokio::time::sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
+            self.generation.set(dialer.generation());
             match self.expiring(dialer.dial(self.key)).await {
                 Ok((stream, identity)) => {
                     self.handle_open(identity);
@@ -60,6 +61,7 @@ impl<W: ReplyTo> Conn<W> {
         let dialer = &self.link.dialer;
         let permit = self.unless_closed(dialer.budget.acquire_leased()).await??;
         self.permitted.set(true);
+        self.generation.set(dialer.generation());
         match self.unless_closed(dialer.dial(self.key)).await? {
             Ok((stream, identity)) => {
                 self.handle_open(identity);
@@ -156,6 +158,8 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     fn handle_open(&self, identity: Identity) {
+        self.gaps_seen.set(self.link.gaps.count());
+        self.moving.set(self.is_outdated());
         let mut core = self.core.borrow_mut();
         core.backoff.reset();
         core.retry_at = None;

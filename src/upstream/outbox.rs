@@ -18,6 +18,8 @@ pub struct Outbox {
     buffer: Vec<u8>,
     answered: usize,
     written: usize,
+    /// What lies behind this is not written for now.
+    hold: Option<usize>,
 }
 
 impl Outbox {
@@ -29,6 +31,33 @@ impl Outbox {
     /// What must be written next.
     pub fn unwritten(&self) -> &[u8] {
         &self.buffer[self.written..]
+    }
+
+    /// What may be written now.
+    fn sendable(&self) -> &[u8] {
+        let end = self.hold.unwrap_or(self.buffer.len());
+        self.buffer.get(self.written..end).unwrap_or_default()
+    }
+
+    /// Something may be written.
+    pub fn is_sendable(&self) -> bool {
+        !self.sendable().is_empty()
+    }
+
+    /// What is appended from here on is not written, until [`Outbox::release`]. What is held already stays
+    /// held.
+    pub fn hold(&mut self) {
+        self.hold.get_or_insert(self.buffer.len());
+    }
+
+    /// Everything may be written again.
+    pub fn release(&mut self) {
+        self.hold = None;
+    }
+
+    /// All that may be written was, and is answered.
+    pub fn is_drained(&self) -> bool {
+        self.unanswered_written() == 0 && !self.is_sendable()
     }
 
     /// Notes that the first `n` unwritten bytes reached the socket.
@@ -50,8 +79,8 @@ impl Outbox {
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> io::Result<usize> {
         let before = self.written;
-        while !self.unwritten().is_empty() {
-            let e = match write(self.unwritten()) {
+        while self.is_sendable() {
+            let e = match write(self.sendable()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
                 Poll::Ready(Ok(n)) => {
@@ -61,7 +90,7 @@ impl Outbox {
                 Poll::Ready(Err(e)) => e,
             };
             if fails_late {
-                self.handle_written(self.unwritten().len());
+                self.handle_written(self.sendable().len());
             }
             return Err(e);
         }
@@ -85,11 +114,13 @@ impl Outbox {
         self.answered += n;
         debug_assert!(self.answered <= self.buffer.len());
         self.written = self.written.max(self.answered);
+        self.hold = self.hold.map(|end| end.max(self.answered));
         if self.answered == self.buffer.len() {
             self.clear();
         } else if self.answered >= COMPACT_AT && self.answered * 2 >= self.buffer.len() {
             self.buffer.drain(..self.answered);
             self.written -= self.answered;
+            self.hold = self.hold.map(|end| end - self.answered);
             self.answered = 0;
         }
     }
@@ -97,6 +128,7 @@ impl Outbox {
     /// Replaces everything by bytes that are all still to be written.
     pub fn reset(&mut self, unwritten: Vec<u8>) {
         self.buffer = unwritten;
+        self.hold = None;
         self.answered = 0;
         self.written = 0;
     }
@@ -106,6 +138,7 @@ impl Outbox {
         if self.buffer.capacity() > KEEP_CAPACITY {
             self.buffer = Vec::new();
         }
+        self.hold = self.hold.map(|_| 0);
         self.answered = 0;
         self.written = 0;
     }
@@ -151,6 +184,39 @@ mod tests {
         outbox.push(b"abcdef");
         outbox.handle_answered(3);
         assert_eq!(outbox.unwritten(), b"def");
+    }
+
+    #[test]
+    fn what_is_held_waits_for_its_release() {
+        let mut outbox = Outbox::default();
+        let leaves = |outbox: &mut Outbox| {
+            let mut sent = Vec::new();
+            let done = outbox.write_out(false, |bytes| {
+                sent.extend_from_slice(bytes);
+                Poll::Ready(Ok(bytes.len()))
+            });
+            assert_eq!(done.ok(), Some(sent.len()));
+            sent
+        };
+        outbox.push(b"abc");
+        outbox.hold();
+        outbox.push(b"def");
+        outbox.hold();
+        assert_eq!(leaves(&mut outbox), b"abc");
+        assert!(!outbox.is_sendable() && !outbox.is_drained());
+        outbox.handle_answered(3);
+        assert!(outbox.is_drained());
+        assert_eq!(outbox.unanswered(), b"def");
+        outbox.release();
+        assert_eq!(leaves(&mut outbox), b"def");
+        outbox.hold();
+        outbox.handle_answered(3);
+        outbox.push(b"ghi");
+        assert!(leaves(&mut outbox).is_empty() && outbox.is_drained());
+        outbox.handle_answered(1); // given up before it was sent
+        assert!(leaves(&mut outbox).is_empty());
+        outbox.release();
+        assert_eq!(leaves(&mut outbox), b"hi");
     }
 
     #[test]

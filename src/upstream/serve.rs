@@ -101,7 +101,7 @@ impl<W: ReplyTo> Serving<W> {
         let n = core
             .outbox
             .write_out(stream.fails_late(), |bytes| stream.poll_write(cx, bytes))?;
-        let waits = n == 0 && !core.outbox.unwritten().is_empty();
+        let waits = n == 0 && core.outbox.is_sendable();
         core.stuck_since = waits.then(|| core.stuck_since.unwrap_or_else(|| self.conn.link.now()));
         if n > 0 {
             if self.conn.role() == Role::Leased {
@@ -170,6 +170,7 @@ impl<W: ReplyTo> Serving<W> {
             batch: &mut self.batch,
             facts: &mut core.facts_reply,
             told: false,
+            probed: false,
             left_on: false,
             latency: None,
         };
@@ -179,6 +180,9 @@ impl<W: ReplyTo> Serving<W> {
                 harvest.take(run, piece);
             });
         let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
+        if harvest.probed {
+            core.handle_probed();
+        }
         for owner in self.batch.drain(..) {
             owner.flush(input);
         }
@@ -303,6 +307,11 @@ impl<W: ReplyTo> Serving<W> {
                 config.stall_timeout
             )));
         }
+        let probe = core.probe_left(self.now, config.command_timeout);
+        if probe.is_some_and(|left| left.is_zero()) {
+            let what = "no answer after this process stood still";
+            return Err(Ended::Lost(what.to_owned()));
+        }
         if let Some(front) = core.pipe.front() {
             if front.terms.patient {
                 return Ok(PATIENT_CHECK);
@@ -314,7 +323,7 @@ impl<W: ReplyTo> Serving<W> {
                     config.stall_timeout
                 )));
             }
-            return Ok(slack);
+            return Ok(probe.map_or(slack, |left| left.min(slack)));
         }
         let may_leave = !config.idle_timeout.is_zero() && self.conn.is_idle();
         if may_leave && unused >= config.idle_timeout {
@@ -417,6 +426,7 @@ impl<W: ReplyTo> Serving<W> {
         if self.conn.is_closing() {
             return Err(Ended::Closed); // what nobody waits for is neither sent nor passed on
         }
+        self.conn.poll_move()?;
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;
@@ -424,6 +434,7 @@ impl<W: ReplyTo> Serving<W> {
                 break;
             }
         }
+        self.conn.poll_move()?;
         self.poll_timer(cx)?;
         self.poll_wanted(cx)?;
         // The clock may have asked for a ping.

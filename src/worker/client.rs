@@ -97,7 +97,7 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client that has said nothing.
     pub fn new(worker: Rc<Worker>, stream: Stream, id: u64) -> Rc<Self> {
-        let session = Session::new(&worker.settings);
+        let session = Session::new(&worker.settings.borrow());
         let now = worker.link.now();
         Rc::new(Self {
             worker,
@@ -197,9 +197,10 @@ impl Client {
         let counters = &self.worker.stats.counters;
         counters.client_bytes_in.add(fresh.len() as u64);
         let table = self.worker.table();
+        let settings = self.worker.settings.borrow();
         let env = Env {
             id: self.id,
-            settings: &self.worker.settings,
+            settings: &settings,
             table: &table,
             counters,
             l1: self.worker.reader.as_ref().map(|reader| &*reader.l1),

@@ -164,11 +164,11 @@ impl Client {
     /// Cuts a client that lets too much wait.
     pub(super) fn check_output(&self, inner: &mut Inner) {
         let waiting = inner.output.len() - inner.written + inner.session.held_messages();
-        if waiting > self.worker.limits.client_output && inner.stage != Stage::Broken {
+        if waiting > self.worker.limits.client_output.get() && inner.stage != Stage::Broken {
             tracing::warn!(
                 client = self.id,
                 waiting,
-                limit = self.worker.limits.client_output,
+                limit = self.worker.limits.client_output.get(),
                 "client closed: it does not read its replies (listen.client_output_limit)"
             );
             self.worker.stats.counters.clients_cut_output.add(1);
@@ -186,7 +186,7 @@ impl Client {
         if inner.stage == Stage::Broken {
             return;
         }
-        let close = self.worker.limits.on_lost_reply == OnLostReply::Close;
+        let close = self.worker.limits.on_lost_reply.get() == OnLostReply::Close;
         match failure {
             Failure::Torn => inner.stage = Stage::Broken,
             Failure::Lost if close || inner.gathered.is_some() => {

@@ -64,9 +64,9 @@ const TIDY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// `listen.client_output_limit`
-    pub client_output: usize,
+    pub client_output: Cell<usize>,
     /// `upstream.on_lost_reply`
-    pub on_lost_reply: OnLostReply,
+    pub on_lost_reply: Cell<OnLostReply>,
     /// The unix socket's path, for CLIENT LIST.
     pub unix_path: String,
 }
@@ -176,7 +176,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) index: usize,
-    settings: Arc<Settings>,
+    settings: RefCell<Arc<Settings>>,
     limits: Limits,
     link: Rc<Link>,
     stats: Arc<WorkerStats>,
@@ -205,7 +205,7 @@ impl Worker {
     pub fn new(parts: Parts) -> Rc<Self> {
         Rc::new(Self {
             index: parts.index,
-            settings: parts.settings,
+            settings: RefCell::new(parts.settings),
             limits: parts.limits,
             stats: parts.link.stats.clone(),
             reader: parts
@@ -213,7 +213,7 @@ impl Worker {
                 .l1
                 .clone()
                 .map(|l1| Reader::new(l1, parts.link.stats.clone())),
-            table: RefCell::new(parts.link.dialer.table.clone()),
+            table: RefCell::new(parts.link.dialer.table()),
             link: Rc::new(parts.link),
             directory: parts.directory,
             census: parts.census,
@@ -347,7 +347,7 @@ impl Worker {
     /// Where a client is before it says SELECT or HELLO.
     fn default_key(&self) -> LaneKey {
         LaneKey {
-            db: self.settings.database,
+            db: self.settings.borrow().database,
             protocol: Protocol::Resp2,
             identity: IdentityId::OWN,
         }

@@ -248,7 +248,7 @@ impl Router for Route<'_> {
 
     fn poll_select(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
-        if key.db == worker.settings.database {
+        if key.db == worker.settings.borrow().database {
             return Poll::Ready(Ok(()));
         }
         let lane = lanes::find(worker, LaneId { key, index: 0 });

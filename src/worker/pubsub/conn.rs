@@ -199,7 +199,7 @@ impl HubConn {
     async fn open(&self, worker: &Rc<Worker>) -> Option<(Stream, Permit)> {
         let dialer = &worker.link.dialer;
         let key = LaneKey {
-            db: worker.settings.database,
+            db: worker.settings.borrow().database,
             protocol: Protocol::Resp2,
             identity: self.identity,
         };

@@ -65,7 +65,7 @@ fn upstream(address: SocketAddr) -> crate::upstream::Config {
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(20),
         large_request: 1 << 20,
-        on_lost_reply: OnLostReply::Close,
+        on_lost_reply: OnLostReply::Close.into(),
         retry_reads: true,
     }
 }
@@ -125,14 +125,15 @@ impl Process {
             index,
             settings: settings.clone(),
             limits: Limits {
-                client_output: 1 << 20,
-                on_lost_reply: OnLostReply::Close,
+                client_output: (1 << 20).into(),
+                on_lost_reply: OnLostReply::Close.into(),
                 unix_path: String::new(),
             },
             link: Link {
                 dialer: dialer.clone(),
                 stats: all_stats[index].clone(),
                 started: Instant::now(),
+                gaps: Default::default(),
                 l1: Some(l1.clone()),
             },
             directory: Arc::new(Directory::default()),
