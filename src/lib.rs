@@ -26,7 +26,7 @@
 //! | facts about commands | [`commands`] | know sessions or connections |
 //! | state machines | [`session`], [`hub`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
 //! | sockets and tasks | the rest of [`upstream`], [`downstream`], [`worker`] | know the configuration's form |
-//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`healthcheck`], [`limits`] | |
+//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`reload`], [`watchdog`], [`healthcheck`], [`limits`] | |
 //!
 //! `tests/tidy.rs` holds the code to this.
 //!
@@ -45,16 +45,19 @@ pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod downstream;
 pub mod healthcheck;
 pub mod hub;
 pub mod l1;
 pub mod limits;
 pub mod proxy;
+pub mod reload;
 pub mod resp;
 pub mod secret;
 pub mod session;
 pub mod stats;
 pub mod telemetry;
 pub mod upstream;
+pub mod watchdog;
 pub mod worker;

@@ -8,23 +8,30 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::commands::CommandTable;
 use crate::config::Config;
+use crate::control::Control;
 use crate::downstream::listener::{self, Accepted, Bound, Listener};
 use crate::downstream::stream::Stream;
 use crate::hub::Census;
 use crate::l1::L1;
-use crate::resp::{self, encode};
-use crate::session::{Settings, errors};
+use crate::resp::encode;
+use crate::session::errors;
 use crate::stats::{UpstreamStats, WorkerStats};
 use crate::upstream::dial::Dialer;
 use crate::upstream::link::Link;
-use crate::upstream::tls::{Acceptor, Connector};
-use crate::worker::{Directory, Limits, Mail, Parts, Worker};
+use crate::upstream::tls::Acceptor;
+use crate::worker::{Directory, Mail, Parts, Worker};
+
+mod prepared;
+mod reconfigure;
+
+pub use prepared::Prepared;
 
 /// Longest TLS handshake of a client.
 const CLIENT_TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +54,6 @@ impl std::error::Error for Error {}
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    config: Arc<Config>,
     gate: Arc<Gate>,
     address: Option<SocketAddr>,
     workers: Vec<Arc<WorkerStats>>,
@@ -55,6 +61,7 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     started: Instant,
     l1: Option<Arc<L1>>,
+    control: Arc<Control>,
 }
 
 /// What the acceptor, the workers and the drain share.
@@ -66,8 +73,8 @@ struct Gate {
     next_id: AtomicU64,
     stop: Notify,
     stopped: AtomicBool,
-    tls: Option<Acceptor>,
-    config: Arc<Config>,
+    tls: ArcSwapOption<Acceptor>,
+    config: ArcSwap<Config>,
 }
 
 impl Proxy {
@@ -75,31 +82,15 @@ impl Proxy {
     ///
     /// # Errors
     /// An address cannot be bound, or a certificate not be read.
-    pub fn start(config: Config) -> Result<Self, Error> {
+    pub fn start(config: Config, prepared: Prepared) -> Result<Self, Error> {
         let config = Arc::new(config);
         let (bound, address) = bind(&config)?;
-        let connector = match &config.upstream.tls {
-            Some(tls) => {
-                Some(Connector::new(tls).map_err(|e| Error(format!("upstream TLS: {e}")))?)
-            }
-            None => None,
-        };
-        let tls = match &config.listen.tls {
-            Some(identity) => Some(
-                Acceptor::new(identity, config.listen.tls_client_ca.as_deref())
-                    .map_err(|e| Error(format!("listen TLS: {e}")))?,
-            ),
-            None => None,
-        };
-        let table = CommandTable::builtin()
-            .with_denied(&config.commands.deny)
-            .map_err(|name| Error(format!("commands.deny: '{name}' is not a command name")))?;
-        let l1 = build_l1(&config, &table)?;
+        let l1 = build_l1(&config, &prepared.table)?;
         let upstream = Arc::new(UpstreamStats::default());
         let dialer = Arc::new(Dialer::new(
             config.upstream.clone(),
-            connector,
-            table.into(),
+            prepared.connector,
+            prepared.table,
             upstream,
             seed(),
         ));
@@ -115,11 +106,10 @@ impl Proxy {
             next_id: AtomicU64::new(1),
             stop: Notify::new(),
             stopped: AtomicBool::new(false),
-            tls,
-            config: config.clone(),
+            tls: ArcSwapOption::from_pointee(prepared.acceptor),
+            config: ArcSwap::new(config),
         });
         let mut proxy = Self {
-            config,
             gate,
             address,
             workers,
@@ -127,6 +117,7 @@ impl Proxy {
             threads: Vec::new(),
             started: Instant::now(),
             l1,
+            control: Arc::default(),
         };
         proxy.start_threads(receivers, bound)?;
         Ok(proxy)
@@ -137,30 +128,15 @@ impl Proxy {
         receivers: Vec<UnboundedReceiver<Mail>>,
         mut bound: Vec<Bound>,
     ) -> Result<(), Error> {
-        let settings = Arc::new(Settings {
-            password: self.config.listen.password.clone(),
-            passthrough: self.dialer.is_passthrough(),
-            database: self.config.upstream.database,
-            large_request: self.config.upstream.large_request,
-            limits: resp::Limits::default(),
-        });
+        let config = self.gate.config.load_full();
+        let settings = Arc::new(prepared::settings(&config));
         let directory = Arc::new(Directory::default());
         let census = Arc::new(Census::default());
-        let unix_path = self
-            .config
-            .listen
-            .unix
-            .as_ref()
-            .map(|path| path.display().to_string());
         for (index, mailbox) in receivers.into_iter().enumerate() {
             let parts = Parts {
                 index,
                 settings: settings.clone(),
-                limits: Limits {
-                    client_output: self.config.listen.client_output_limit.into(),
-                    on_lost_reply: self.config.upstream.on_lost_reply.into(),
-                    unix_path: unix_path.clone().unwrap_or_default(),
-                },
+                limits: prepared::limits(&config),
                 link: Link {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
@@ -173,6 +149,7 @@ impl Proxy {
                 mailboxes: self.gate.mailboxes.clone(),
                 all_stats: self.workers.clone(),
                 loads: self.gate.loads.clone(),
+                control: self.control.clone(),
             };
             // The first worker also accepts: it is seldom worth a thread of its own.
             let bound = std::mem::take(&mut bound);
@@ -220,8 +197,18 @@ impl Proxy {
         }
     }
 
+    /// For how long clients are still accepted when the process is asked to stop.
+    pub fn drain_delay(&self) -> Duration {
+        self.gate.config.load().process.drain_delay
+    }
+
     /// Stops accepting, lets commands in flight finish for up to `drain_timeout`, then ends the workers.
     pub async fn drain(self) {
+        // What is held could not be answered otherwise.
+        let resume = |worker: &Rc<Worker>| {
+            worker.resume(None);
+        };
+        let _ = self.gate.mailboxes[0].send(Mail::Visit(Box::new(resume)));
         self.gate.stopped.store(true, Ordering::Release);
         self.gate.stop.notify_waiters();
         for mailbox in &self.gate.mailboxes {
@@ -234,7 +221,8 @@ impl Proxy {
                 .map(|load| load.load(Ordering::Relaxed))
                 .sum::<usize>()
         };
-        let deadline = Instant::now() + self.config.process.drain_timeout;
+        let config = self.gate.config.load_full();
+        let deadline = Instant::now() + config.process.drain_timeout;
         while clients() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_CHECK).await;
         }
@@ -244,7 +232,7 @@ impl Proxy {
                 "drain_timeout reached, closing the rest"
             );
         }
-        if let Some(path) = &self.config.listen.unix {
+        if let Some(path) = &config.listen.unix {
             // Nobody can listen on it any more; the next start would remove it too.
             let _ = std::fs::remove_file(path);
         }
@@ -309,10 +297,8 @@ fn serve(
                 Err(e) => tracing::error!("cannot listen: {e}"),
             }
         }
-        let limit = gate.config.listen.idle_timeout;
-        if !limit.is_zero() {
-            tokio::task::spawn_local(worker.clone().close_silent(limit));
-        }
+        worker.watch_silence(gate.config.load().listen.idle_timeout);
+        tokio::task::spawn_local(worker.clone().beat());
         if worker.has_l1() {
             tokio::task::spawn_local(worker.clone().tidy_l1());
         }
@@ -361,18 +347,18 @@ async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc<Gate>) {
 }
 
 fn refusal(worker: &Worker, gate: &Gate, accepted: &Accepted) -> Option<&'static str> {
-    let counters = worker.counters();
+    let (counters, config) = (worker.counters(), gate.config.load());
     let clients: usize = gate
         .loads
         .iter()
         .map(|load| load.load(Ordering::Relaxed))
         .sum();
     match accepted {
-        Accepted::Tcp(_, peer) if listener::is_protected_from(&gate.config.listen, *peer) => {
+        Accepted::Tcp(_, peer) if listener::is_protected_from(&config.listen, *peer) => {
             counters.clients_refused_protected.add(1);
             Some(errors::PROTECTED)
         }
-        _ if clients >= gate.config.listen.max_clients => {
+        _ if clients >= config.listen.max_clients => {
             counters.clients_refused_limit.add(1);
             Some(errors::MAX_CLIENTS)
         }
@@ -398,12 +384,13 @@ fn admit(worker: &Rc<Worker>, accepted: Accepted, gate: &Arc<Gate>) {
         gate: gate.clone(),
         to: worker.index,
     };
-    match into_stream(accepted, gate.tls.is_some()) {
+    let tls = gate.tls.load_full();
+    match into_stream(accepted, tls.is_some()) {
         Ok(Arriving::Ready(stream)) => worker.admit(stream, id, dealt),
         Ok(Arriving::Tls(tcp)) => {
-            let (worker, gate) = (worker.clone(), gate.clone());
+            let worker = worker.clone();
             tokio::task::spawn_local(async move {
-                let Some(tls) = &gate.tls else { return };
+                let Some(tls) = tls else { return };
                 match tokio::time::timeout(CLIENT_TLS_TIMEOUT, tls.accept(tcp)).await {
                     Ok(Ok(stream)) => worker.admit(Stream::Tls(Box::new(stream.into())), id, dealt),
                     Ok(Err(e)) => tracing::debug!("client TLS handshake failed: {e}"),

@@ -175,7 +175,7 @@ impl Server {
         }
         match request.path.as_str() {
             "/" => Response::text(Status::Ok, INDEX),
-            "/live" => health::live(),
+            "/live" => health::live(&self.state),
             "/ready" => health::ready(&self.state, &self.prober),
             "/health" => health::health(&self.state, &self.prober).await,
             "/hotkeys" => l1::hot_keys(&self.state, request),

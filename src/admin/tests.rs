@@ -19,15 +19,18 @@ fn state() -> State {
             Arc::new(WorkerStats::default()),
         ],
         upstream: Arc::new(UpstreamStats::default()),
-        max_connections: 20,
-        max_clients: 10_000,
-        provider: "upstash",
-        address: "redis.upstash.io:6379".to_owned(),
+        shown: ArcSwap::from_pointee(Shown {
+            max_connections: 20,
+            max_clients: 10_000,
+            provider: "upstash",
+            address: "redis.upstash.io:6379".to_owned(),
+            tls_verify_disabled: false,
+        }),
+        control: Arc::default(),
         started: Instant::now(),
         listening: AtomicBool::new(true),
         draining: AtomicBool::new(false),
         probe: None,
-        tls_verify_disabled: false,
         l1: None,
     }
 }

@@ -15,6 +15,7 @@ use super::Worker;
 use super::lanes::Lane;
 use super::route::{self, Attached, Route};
 use super::target::Target;
+use crate::control::Paused;
 use crate::downstream::stream::Stream;
 use crate::session::{Env, Session, Status};
 use crate::upstream::conn::BACKLOG_HIGH;
@@ -205,6 +206,7 @@ impl Client {
             counters,
             l1: self.worker.reader.as_ref().map(|reader| &*reader.l1),
             hot: self.worker.reader.as_ref().map(|reader| &reader.hot),
+            paused: self.worker.control.pause.scope(),
         };
         let mut input = std::mem::take(&mut inner.input);
         let joined = !input.is_empty();
@@ -328,7 +330,8 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
-            let waits = inner.waits() && inner.input.len() < MAX_AHEAD;
+            let paused = inner.held && self.worker.control.pause.scope() != Paused::No;
+            let waits = (inner.waits() || paused) && inner.input.len() < MAX_AHEAD;
             if !waits && (inner.held || !self.has_room(inner)) {
                 return Poll::Pending;
             }
@@ -336,7 +339,7 @@ impl Client {
             match self.stream.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
                 // A wait ends with its client: what it would yield is for others.
-                Poll::Ready(Ok(0)) if inner.waits() => inner.stop_waiting(),
+                Poll::Ready(Ok(0)) if inner.waits() || paused => inner.stop_waiting(),
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
                 Poll::Ready(Ok(n)) if inner.held => {
                     self.worker.stats.counters.client_bytes_in.add(n as u64);

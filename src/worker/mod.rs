@@ -15,6 +15,7 @@ mod queries;
 mod reads;
 mod remote;
 mod route;
+mod steer;
 mod target;
 mod tracked;
 
@@ -38,6 +39,7 @@ use self::remote::{Event, GaugeHandle, Handed, Outlet};
 use self::tracked::TrackedConns;
 pub use self::tracked::{Gate, reset_trackers};
 use crate::commands::CommandTable;
+use crate::control::Control;
 use crate::downstream::stream::Stream;
 use crate::hub::{self, Census};
 use crate::l1::entry::Scope;
@@ -170,6 +172,8 @@ pub struct Parts {
     pub all_stats: Vec<Arc<WorkerStats>>,
     /// Clients dealt to each worker and not gone yet.
     pub loads: Arc<[AtomicUsize]>,
+    /// What operators steer.
+    pub control: Arc<Control>,
 }
 
 /// One worker.
@@ -185,6 +189,9 @@ pub struct Worker {
     mailboxes: Vec<UnboundedSender<Mail>>,
     all_stats: Vec<Arc<WorkerStats>>,
     loads: Arc<[AtomicUsize]>,
+    control: Arc<Control>,
+    /// Clients that are silent for longer are closed; zero closes none.
+    silence: Cell<Duration>,
     table: RefCell<Arc<CommandTable>>,
     table_version: Cell<u64>,
     clients: RefCell<Slab<Rc<Client>>>,
@@ -220,6 +227,8 @@ impl Worker {
             mailboxes: parts.mailboxes,
             all_stats: parts.all_stats,
             loads: parts.loads,
+            control: parts.control,
+            silence: Cell::default(),
             table_version: Cell::new(0),
             clients: RefCell::default(),
             lanes: RefCell::default(),
@@ -315,9 +324,13 @@ impl Worker {
         self.link.dialer.facts.version() != self.table_version.get()
     }
 
-    /// Closes clients that have been silent for longer than `limit`, until the process ends.
-    pub async fn close_silent(self: Rc<Self>, limit: Duration) {
+    /// Closes clients that have been silent for too long, until that is no longer wanted.
+    async fn close_silent(self: Rc<Self>) {
         loop {
+            let limit = self.silence.get();
+            if limit.is_zero() {
+                return;
+            }
             tokio::time::sleep((limit / 4).clamp(MIN_SWEEP, MAX_SWEEP)).await;
             let now = self.link.now();
             for client in self.all_clients() {

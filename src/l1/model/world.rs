@@ -227,6 +227,7 @@ impl World {
             counts: &mut self.counts,
         };
         let env = Env {
+            paused: crate::control::Paused::No,
             id: who as u64 + 1,
             settings: &self.settings,
             table: &self.setting.table,

@@ -49,6 +49,8 @@ pub struct HubConn {
     down: RefCell<Option<(Tick, Failure)>>,
     /// Since when messages are missed, and for how many names.
     gap: Cell<Option<(Tick, usize)>>,
+    /// Which of the dialer's the connection is.
+    pub(super) generation: Cell<u64>,
     /// Confirmed subscriptions that the gauge shows.
     shown: Cell<usize>,
 }
@@ -67,6 +69,7 @@ impl HubConn {
             retry_at: Cell::new(None),
             down: RefCell::new(None),
             gap: Cell::new(None),
+            generation: Cell::new(0),
             shown: Cell::new(0),
         })
     }
@@ -217,6 +220,7 @@ impl HubConn {
                 continue;
             };
             let cause = self.down.borrow().as_ref().map(|(_, cause)| cause.clone());
+            self.generation.set(dialer.generation());
             match self.waiting(worker, cause, dialer.dial(key)).await? {
                 Ok((stream, _)) => return Some((stream, permit)),
                 Err(refusal) => self.handle_refusal(worker, &refusal),

@@ -141,6 +141,7 @@ impl Process {
             mailboxes: mailboxes.clone(),
             all_stats: all_stats.clone(),
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            control: Arc::default(),
         };
         let workers: Vec<_> = (0..count).map(|index| Worker::new(parts(index))).collect();
         for (worker, mailbox) in workers.iter().zip(receivers) {
