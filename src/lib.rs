@@ -47,6 +47,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod downstream;
+pub mod faults;
 pub mod healthcheck;
 pub mod hub;
 pub mod l1;

@@ -104,9 +104,9 @@ fn tell(changed: &[&str], waiting: &[&str], tls_differs: bool, moved: bool) -> S
     let mut changed: Vec<&str> = changed.to_vec();
     changed.retain(|key| config::effect_of(key) != Some(Effect::Restart));
     let mut text = match changed.as_slice() {
-        [] if tls_differs => "OK the server's certificates changed".to_owned(),
-        [] => "OK no setting changed".to_owned(),
-        keys => format!("OK changed: {}", keys.join(", ")),
+        [] if tls_differs => "the server's certificates changed".to_owned(),
+        [] => "no setting changed".to_owned(),
+        keys => format!("changed: {}", keys.join(", ")),
     };
     if moved {
         text += "; connections to the server are opened anew, one by one";
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_needs_a_restart_is_said_apart() {
-        assert_eq!(tell(&[], &[], false, false), "OK no setting changed");
+        assert_eq!(tell(&[], &[], false, false), "no setting changed");
         assert_eq!(
             tell(
                 &["listen.address", "log.level"],
@@ -131,11 +131,11 @@ mod tests {
                 false,
                 false
             ),
-            "OK changed: log.level; needs a restart: listen.address"
+            "changed: log.level; needs a restart: listen.address"
         );
         assert_eq!(
             tell(&["upstream.url"], &[], false, true),
-            "OK changed: upstream.url; connections to the server are opened anew, one by one"
+            "changed: upstream.url; connections to the server are opened anew, one by one"
         );
     }
 }

@@ -46,6 +46,13 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
+    /// The process has stood still since it was known to be alive. A leased connection in this state is
+    /// not given to anybody: what its session says could not be sent again.
+    pub fn is_doubtful(&self) -> bool {
+        self.link.gaps.look_at_wall();
+        self.gaps_seen.get() != self.link.gaps.count()
+    }
+
     #[cold]
     fn doubt(&self, now: Tick) {
         self.gaps_seen.set(self.link.gaps.count());

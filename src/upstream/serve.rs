@@ -18,6 +18,7 @@ use super::link::Link;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
+use crate::faults;
 
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
@@ -161,6 +162,7 @@ impl<W: ReplyTo> Serving<W> {
         let core = &mut *core;
         core.last_heard = self.now;
         let input = &self.input[..self.filled];
+        faults::panic_at("connection", input);
         let mut harvest = Harvest {
             input,
             now: self.now,

@@ -17,6 +17,7 @@ use super::route::{self, Attached, Route};
 use super::target::Target;
 use crate::control::Paused;
 use crate::downstream::stream::Stream;
+use crate::faults;
 use crate::session::{Env, Session, Status};
 use crate::upstream::conn::BACKLOG_HIGH;
 use crate::upstream::pipe::Tick;
@@ -214,6 +215,7 @@ impl Client {
             input.extend_from_slice(fresh);
         }
         let bytes = if joined { input.as_slice() } else { fresh };
+        faults::panic_at("session", bytes);
         let may_move = inner.session.pending().owed() == 0;
         let mut route = Route {
             client: self,

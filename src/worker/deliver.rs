@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::client::{Client, Inner, Stage};
 use super::{info, pubsub};
+use crate::faults;
 use crate::hub::Kind;
 use crate::session::errors;
 use crate::upstream::OnLostReply;
@@ -123,6 +124,7 @@ impl Client {
 
     /// Writes what [`Client::deliver`] took, straight from where it lies if the socket takes it.
     pub fn flush(&self, input: &[u8]) {
+        faults::panic_at("delivery", input);
         self.batched.set(false);
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;

@@ -57,7 +57,10 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
                 true => "OK".to_owned(),
                 false => "OK commands were not held".to_owned(),
             })),
-            Query::Reload => status_reply(&worker.control.reload().await),
+            Query::Reload => {
+                let reloaded = worker.control.reload().await;
+                status_reply(&reloaded.map(|text| format!("OK {text}")))
+            }
             Query::List(_) | Query::Kill(_) | Query::Blocked(_) => {
                 let share = gather(&worker, client.id(), &query).await;
                 render(&query, share, protocol)

@@ -437,6 +437,9 @@ pub(super) fn return_lease(worker: &Worker, inner: &mut Inner) {
     }
     // Even if the session has gone on elsewhere.
     if let Some(lease) = inner.attached.lease.take_if(|lease| lease.is_quiet()) {
+        if lease.is_outdated() {
+            lease.taint(); // nobody goes there any more
+        }
         worker.leases.give_back(worker, lease);
     }
 }
