@@ -65,7 +65,7 @@ fn upstream(address: SocketAddr) -> crate::upstream::Config {
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(20),
         large_request: 1 << 20,
-        on_lost_reply: OnLostReply::Close.into(),
+        on_lost_reply: OnLostReply::Close,
         retry_reads: true,
     }
 }
