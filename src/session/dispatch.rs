@@ -5,6 +5,7 @@ use std::task::Poll;
 use super::special::Pin;
 use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local, touch};
 use crate::commands::{self, Class, CommandTable, Spec};
+use crate::control::Paused;
 use crate::l1::touched::Touched;
 use crate::resp::{encode, inline, request};
 use crate::sabotage::{self, Bug};
@@ -82,6 +83,9 @@ impl Session {
         }
         if self.in_transaction() && !leaves_queue(spec) {
             return self.queue(Some((exact, class)), command, args, out, env);
+        }
+        if self.must_pause(exact, class, env) {
+            return Verdict::Hold;
         }
         match class {
             Class::Local
@@ -162,6 +166,9 @@ impl Session {
         if !self.authenticated {
             // Nobody opens a connection to the server for a client that has proven nothing.
             return self.answer_refused(errors::unknown(args), out, env);
+        }
+        if env.paused == Paused::All {
+            return Verdict::Hold;
         }
         match router.poll_facts(self.key) {
             Poll::Pending => Verdict::Hold,
