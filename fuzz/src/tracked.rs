@@ -94,7 +94,7 @@ fn converse<'a>(
     let mut tracked = Tracked::new(
         l1.clone(),
         stats.clone(),
-        tracker.clone(),
+        tracker,
         standing,
         Protocol::Resp3,
     );
