@@ -93,10 +93,7 @@ impl Session {
             {
                 self.select_pinned(spec, command, args, out, env, router)
             }
-            Class::Local if self.is_tracked() && tells_tracking(exact) => {
-                self.send(exact, command, Touched::default(), router)
-            }
-            Class::Local if sabotage::is(Bug::ReplyForwarded) && &*exact.name == "CLIENT|REPLY" => {
+            Class::Local if self.is_for_server(exact) => {
                 self.send(exact, command, Touched::default(), router)
             }
             Class::Local => self.handle_local(spec, args, out, env, router),
@@ -117,6 +114,12 @@ impl Session {
             Class::Refused => self.answer_refused(errors::denied(spec, args), out, env),
             Class::Subscribe => self.subscribe(spec, args, out, env, router),
         }
+    }
+
+    /// What the session answers itself, but for the state of its own connection to the server.
+    fn is_for_server(&self, spec: &Spec) -> bool {
+        let forwarded = sabotage::is(Bug::ReplyForwarded) && &*spec.name == "CLIENT|REPLY";
+        forwarded || (self.is_tracked() && tells_tracking(spec))
     }
 
     /// Sends a command that needs no connection of its own where the session's commands go.
