@@ -253,6 +253,7 @@ fn admin_state(config: &Config, proxy: &Proxy, events: Events) -> admin::State {
         listening: AtomicBool::new(true),
         draining: AtomicBool::new(false),
         probe: Some(Box::new(proxy.probe())),
+        inquire: Some(Box::new(proxy.inquire())),
         l1: proxy.l1().cloned(),
         events,
     }

@@ -200,6 +200,23 @@ impl Proxy {
         }
     }
 
+    /// Asks the server for INFO, if a connection to it is up: nothing is opened for that.
+    pub fn inquire(&self) -> impl Fn() + Send + Sync + use<> {
+        let gate = self.gate.clone();
+        move || {
+            let asked = Arc::new(AtomicBool::new(false));
+            for mailbox in &gate.mailboxes {
+                let asked = asked.clone();
+                let visit = move |worker: &Rc<Worker>| {
+                    if !asked.load(Ordering::Relaxed) && worker.inquire() {
+                        asked.store(true, Ordering::Relaxed);
+                    }
+                };
+                let _ = mailbox.send(Mail::Visit(Box::new(visit)));
+            }
+        }
+    }
+
     /// For how long clients are still accepted when the process is asked to stop.
     pub fn drain_delay(&self) -> Duration {
         self.gate.config.load().process.drain_delay

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crate::hub::Kind;
 
+mod server_info;
 mod upstream;
 
+pub use server_info::ServerInfo;
 pub use upstream::{ConnectFailure, Trouble, UpstreamState, UpstreamStats};
 
 /// A counter (or gauge) with one writing thread.

@@ -25,6 +25,8 @@ pub struct Shown {
     pub provider: &'static str,
     /// Where the upstream is; free of secrets.
     pub address: String,
+    /// How often the server is asked for INFO while somebody reads the metrics; zero never asks.
+    pub server_info: Duration,
     /// Whether anyone may answer in the upstream's place.
     pub tls_verify_disabled: bool,
 }
@@ -44,6 +46,7 @@ impl Shown {
             memory_limit: config.process.memory_limit,
             provider,
             address: upstream.address.to_string(),
+            server_info: config.admin.server_info,
             tls_verify_disabled: tls.is_some_and(|tls| tls.verify == Verify::None),
         }
     }

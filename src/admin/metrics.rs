@@ -4,7 +4,6 @@
 //! Their values are copied from the workers' counters when they are asked for. No label ever takes
 //! its value from a client or a key: the number of series is fixed.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Label, Unit};
@@ -13,7 +12,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use super::l1::HotCounts;
 use super::{State, histogram, process};
 use crate::hub::Kind;
-use crate::stats::{ConnectFailure, UpstreamState};
+use crate::stats::UpstreamState;
 
 /// All series with their sources.
 pub(super) struct Metrics {
@@ -41,6 +40,7 @@ impl Metrics {
             metrics.add_commands();
             metrics.add_pubsub();
             metrics.add_upstream();
+            metrics.add_server();
             metrics.add_leases();
             metrics.add_l1(state);
             metrics.hot_keys = Some(HotCounts::new());
@@ -236,77 +236,6 @@ impl Metrics {
         self.counter(name, help, |s| s.sum(|c| &c.hub_gaps));
     }
 
-    fn add_upstream(&mut self) {
-        let name = "nearkey_upstream_up";
-        let help = "Whether the latest attempt at the upstream succeeded; NaN before the first.";
-        self.gauge(name, help, up);
-        let name = "nearkey_upstream_connections";
-        let help = "Connections to the upstream open or being opened.";
-        self.gauge(name, help, |s| s.upstream.connections.load(Relaxed) as f64);
-        let name = "nearkey_upstream_connections_peak";
-        let help = "Most connections to the upstream at any moment.";
-        self.gauge(name, help, |s| {
-            s.upstream.connections_peak.load(Relaxed) as f64
-        });
-        let name = "nearkey_upstream_connections_max";
-        let help = "Ceiling on connections to the upstream (upstream.max_connections).";
-        self.gauge(name, help, |s| s.shown.load().max_connections as f64);
-        let name = "nearkey_upstream_connects_total";
-        let help = "Connections to the upstream opened.";
-        self.counter(name, help, |s| s.upstream.connects.load(Relaxed));
-        let name = "nearkey_upstream_opens_waiting";
-        let help = "Connections that wait for their turn to be opened (upstream.opens_per_second).";
-        self.gauge(name, help, |s| {
-            s.upstream.opens_waiting.load(Relaxed) as f64
-        });
-        let name = "nearkey_upstream_tls_resumed_total";
-        let help = "TLS handshakes with the upstream that resumed a session.";
-        self.counter(name, help, |s| s.upstream.tls_resumed.load(Relaxed));
-        let name = "nearkey_upstream_lost_total";
-        let help = "Established connections to the upstream that were lost.";
-        self.counter(name, help, |s| s.upstream.lost.load(Relaxed));
-        let name = "nearkey_desync_total";
-        let help = "Upstream connections closed for a surplus, missing or malformed reply.";
-        self.counter(name, help, |s| s.sum(|c| &c.desyncs));
-        let name = "nearkey_overhead_commands_total";
-        let help = "Commands that the proxy sent on its own account.";
-        self.counter(name, help, |s| s.sum(|c| &c.overhead_commands));
-
-        self.add_trouble();
-
-        let help = "Connections to the upstream that could not be opened.";
-        let mut failures = self.family("nearkey_upstream_connect_failures_total", help);
-        for (i, cause) in ConnectFailure::ALL.into_iter().enumerate() {
-            failures.add("cause", cause.as_str(), move |s| {
-                s.upstream.connect_failures[i].load(Relaxed)
-            });
-        }
-    }
-
-    fn add_trouble(&mut self) {
-        let name = "nearkey_upstream_down_seconds_total";
-        let help = "Time during which the upstream could not be reached.";
-        self.counter(name, help, |s| {
-            s.upstream.down(&s.upstream_state()).as_secs()
-        });
-        let name = "nearkey_upstream_cause";
-        metrics::describe_gauge!(
-            name,
-            "What is wrong with the upstream now: 1 for that cause."
-        );
-        for cause in ConnectFailure::ALL {
-            let gauge = metrics::gauge!(name, "cause" => cause.as_str());
-            self.add_gauge(gauge, move |s| {
-                let state = s.upstream_state();
-                let is_it = state.trouble().is_some_and(|t| t.cause == cause);
-                f64::from(u8::from(is_it))
-            });
-        }
-        let name = "nearkey_upstream_reopened_total";
-        let help = "Times that connections were opened anew since the upstream took no writes.";
-        self.counter(name, help, |s| s.upstream.reopened.load(Relaxed));
-    }
-
     fn add_leases(&mut self) {
         let name = "nearkey_leases_held";
         let help = "Leased connections that belong to a client now.";
@@ -446,7 +375,7 @@ impl Family<'_> {
 
 /// An upstream that was never tried is neither up nor down: NaN compares with nothing, so an alert
 /// on `redis_up == 0` stays quiet on a process that nobody uses yet.
-fn up(state: &State) -> f64 {
+pub(super) fn up(state: &State) -> f64 {
     match state.upstream_state() {
         UpstreamState::Up | UpstreamState::Strained(_) | UpstreamState::Degraded(_) => 1.0,
         UpstreamState::Down(_) => 0.0,

@@ -28,6 +28,7 @@ mod overview;
 mod page;
 mod process;
 mod server;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,8 @@ pub use server::serve;
 pub struct Config {
     /// Where the endpoint listens; `None` turns it off.
     pub address: Option<SocketAddr>,
+    /// How often the server is asked for INFO while somebody reads the metrics; zero never asks.
+    pub server_info: Duration,
 }
 
 /// What the endpoint tells about.
@@ -61,6 +64,8 @@ pub struct State {
     /// Asks the data path to open a connection if it has none, and returns at once. Called at most
     /// once a second, and only while nothing was tried yet or the latest attempt failed.
     pub probe: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Asks the server for INFO, if a connection to it is up, and returns at once.
+    pub inquire: Option<Box<dyn Fn() + Send + Sync>>,
     /// L1, if the configuration has a use for one.
     pub l1: Option<Arc<L1>>,
     /// The latest events of the log.
@@ -100,9 +105,43 @@ impl State {
     }
 }
 
+/// When something was done last.
+#[derive(Default)]
+struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    /// It was not done within the last `pause`; it is now.
+    fn is_due(&self, pause: Duration) -> bool {
+        let now = Instant::now();
+        let mut done = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = done.is_none_or(|at| now.duration_since(at) >= pause);
+        if due {
+            *done = Some(now);
+        }
+        due
+    }
+}
+
+/// [`State::inquire`] with its limit.
+#[derive(Default)]
+struct Inquirer(Pace);
+
+impl Inquirer {
+    /// Asks for what the next reader will see.
+    fn ask(&self, state: &State) {
+        let pause = state.shown.load().server_info;
+        if let Some(inquire) = &state.inquire
+            && !pause.is_zero()
+            && self.0.is_due(pause)
+        {
+            inquire();
+        }
+    }
+}
+
 /// [`State::probe`] with its limit of one call a second.
 #[derive(Default)]
-struct Prober(Mutex<Option<Instant>>);
+struct Prober(Pace);
 
 impl Prober {
     const PAUSE: Duration = Duration::from_secs(1);
@@ -112,11 +151,7 @@ impl Prober {
         let Some(probe) = &state.probe else {
             return false;
         };
-        let now = Instant::now();
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_none_or(|at| now.duration_since(at) >= Self::PAUSE) {
-            *asked = Some(now);
-            drop(asked);
+        if self.0.is_due(Self::PAUSE) {
             probe();
         }
         true

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::history::History;
 use super::http::{MAX_HEAD, Method, Request, Response, Status, parse};
 use super::metrics::Metrics;
-use super::{Prober, State, health, l1, overview, page};
+use super::{Inquirer, Prober, State, health, l1, overview, page};
 
 /// Connections served at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -159,6 +159,7 @@ struct Server {
     state: Arc<State>,
     metrics: Metrics,
     prober: Prober,
+    inquirer: Inquirer,
     history: History,
 }
 
@@ -167,6 +168,7 @@ impl Server {
         Self {
             metrics: Metrics::new(&state),
             prober: Prober::default(),
+            inquirer: Inquirer::default(),
             history: History::default(),
             state,
         }
@@ -181,7 +183,10 @@ impl Server {
             "/ready" => health::ready(&self.state, &self.prober),
             "/health" => health::health(&self.state, &self.prober).await,
             "/hotkeys" => l1::hot_keys(&self.state, request),
-            "/metrics" => Response::metrics(self.metrics.render(&self.state)),
+            "/metrics" => {
+                self.inquirer.ask(&self.state);
+                Response::metrics(self.metrics.render(&self.state))
+            }
             "/overview" => overview::overview(&self.state, &self.history, request),
             _ => page::file(request).unwrap_or_else(|| Response::error(Status::NotFound)),
         }

@@ -25,6 +25,7 @@ pub(super) fn state() -> State {
             memory_limit: 0,
             provider: "upstash",
             address: "redis.upstash.io:6379".to_owned(),
+            server_info: Duration::ZERO,
             tls_verify_disabled: false,
         }),
         control: Arc::default(),
@@ -32,6 +33,7 @@ pub(super) fn state() -> State {
         listening: AtomicBool::new(true),
         draining: AtomicBool::new(false),
         probe: None,
+        inquire: None,
         l1: None,
         events: Events::default(),
     }
@@ -311,6 +313,9 @@ async fn label_sets_are_the_documented_ones() {
         "nearkey_leases_held nearkey_leases_awaited nearkey_lost_pops_total",
         "nearkey_lease_wait_seconds_count nearkey_panics_total nearkey_tls_verify_disabled nearkey_draining",
         "nearkey_start_time_seconds process_start_time_seconds",
+        "redis_memory_used_bytes redis_memory_max_bytes redis_evicted_keys_total",
+        "redis_cpu_user_seconds_total redis_cpu_sys_seconds_total",
+        "redis_server_connected_clients redis_config_maxclients",
     ]
     .iter()
     .flat_map(|names| names.split(' '))

@@ -93,7 +93,10 @@ fn empty_config() -> Config {
         },
         upstream: empty_upstream(),
         commands: Commands { deny: Vec::new() },
-        admin: admin::Config { address: None },
+        admin: admin::Config {
+            address: None,
+            server_info: Duration::ZERO,
+        },
         log: telemetry::Config {
             format: telemetry::Format::Text,
             level: String::new(),

@@ -56,7 +56,7 @@ pub fn effect_of(key: &str) -> Option<Effect> {
         "cache.max_age" | "cache.absent_age" | "cache.scripts" | "cache.rules" => Effect::AtOnce,
         "cost.per_100k_commands" | "cost.per_gb" | "log.level" => Effect::AtOnce,
         "process.drain_delay" | "process.drain_timeout" => Effect::AtOnce,
-        "admin.address" | "log.format" | "process.workers" => Effect::Restart,
+        "admin.address" | "admin.server_info" | "log.format" | "process.workers" => Effect::Restart,
         _ => return None,
     })
 }

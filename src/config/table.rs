@@ -421,6 +421,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Address of /metrics, /health, /ready and /live, or off.",
     ),
     Setting::new(
+        "admin.server_info",
+        Kind::Duration((0, DAY), |d| &mut d.config.admin.server_info),
+        "1m",
+        "How often the server is asked for INFO while /metrics is read; 0s never asks.",
+    ),
+    Setting::new(
         "log.format",
         Kind::Choice(&["text", "json"], |d| &mut d.log_format),
         "text",

@@ -1,8 +1,10 @@
 //! What is known of the upstream: counts, and what is wrong with it now.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use super::ServerInfo;
 
 /// What is wrong with the upstream, or why a connection to it could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -148,9 +150,23 @@ pub struct UpstreamStats {
     pub down_us: AtomicU64,
     /// The latest verdict.
     pub state: Mutex<UpstreamState>,
+    /// What it said of itself when it was last asked.
+    server: Mutex<Option<ServerInfo>>,
 }
 
 impl UpstreamStats {
+    /// What the server said of itself when it was last asked, if it was and told.
+    pub fn server(&self) -> Option<ServerInfo> {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.clone()
+    }
+
+    /// The server has said this of itself.
+    pub fn set_server(&self, info: ServerInfo) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        *server = Some(info);
+    }
+
     /// Time without an upstream so far.
     pub fn down(&self, state: &UpstreamState) -> Duration {
         let before = Duration::from_micros(self.down_us.load(Relaxed));

@@ -42,7 +42,7 @@ impl<W: ReplyTo> Conn<W> {
         let count = u64::from(visible);
         match run.owner {
             None => {}
-            Some(Owner::Ping | Owner::Probe) => {}
+            Some(Owner::Ping | Owner::Probe | Owner::Inquiry(_)) => {}
             Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),
             Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),

@@ -67,6 +67,9 @@ impl<W: ReplyTo> Harvest<'_, W> {
                 self.facts.extend_from_slice(&self.input[piece.range]);
             }
             Some(Owner::Question(question)) => question.answer(&self.input[piece.range]),
+            Some(Owner::Inquiry(inquiry)) => {
+                inquiry.take(&self.input[piece.range], piece.last, &self.conn.link);
+            }
             Some(Owner::Probe) => self.probed = true,
             Some(Owner::Ping) => {
                 let dialer = &self.conn.link.dialer;

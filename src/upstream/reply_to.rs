@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::inquiry::Inquiry;
 use super::logins::Question;
 use super::pipe::{Handling, Piece};
 
@@ -81,4 +82,6 @@ pub enum Owner<W> {
     Facts,
     /// The proxy, for a client: may it do this?
     Question(Question),
+    /// The proxy: INFO.
+    Inquiry(Inquiry),
 }

@@ -322,6 +322,16 @@ impl Worker {
         .open(self);
     }
 
+    /// Asks the server for INFO on a connection of this worker that is up; false if there is none.
+    pub fn inquire(&self) -> bool {
+        let lanes = self.lanes.borrow();
+        let mut own = lanes.values().filter_map(|lane| match lane {
+            Lane::Local(lane) if lane.conn.key().identity == IdentityId::OWN => Some(&lane.conn),
+            _ => None,
+        });
+        own.any(|conn| conn.inquire())
+    }
+
     /// The command table in force.
     fn table(&self) -> Ref<'_, Arc<CommandTable>> {
         let version = self.link.dialer.facts.version();

@@ -1,4 +1,4 @@
-//! What INFO tells of the server: for metrics, the page and `nearkey check`.
+//! What INFO tells of the server: for metrics and `nearkey check`.
 
 /// What of INFO is shown; `None` where the server does not tell.
 #[derive(Clone, Debug, Default, PartialEq)]
