@@ -11,7 +11,7 @@ const SECTIONS: [&str; 8] = [
 ];
 
 /// Shown as an example of a mistake.
-const MISTAKES: [&str; 1] = ["upstream.max_conections"];
+const MISTAKES: [&str; 2] = ["upstream.max_conections", "listen.max_client"];
 
 /// What docs/operations.md quotes that the program does not say itself.
 const FOREIGN: [&str; 5] = [
@@ -109,7 +109,10 @@ fn every_metric_that_is_named_is_there() {
     let known = metrics_in(&sources);
     // INFO puts `nearkey_` before its names itself.
     let info = read("src/worker/info.rs");
-    let info: BTreeSet<String> = quoted(&info).iter().map(|n| format!("nearkey_{n}")).collect();
+    let info: BTreeSet<String> = quoted(&info)
+        .iter()
+        .map(|n| format!("nearkey_{n}"))
+        .collect();
     let mut named = 0;
     for (path, text) in documents() {
         for name in metrics_in(&text) {
@@ -137,7 +140,8 @@ fn every_label_that_is_named_is_there() {
                 let (label, value) = label.split_once('=').expect("a label and its value");
                 let value = value.trim_matches(['"', '~']);
                 named += 1;
-                for word in [label, value] {
+                for word in value.split('|').chain([label]) {
+                    let word = word.trim_end_matches('\\');
                     let is_there = word == "…" || known.contains(word);
                     assert!(is_there, "{path}: {series}: {word} is in no metric");
                 }
@@ -156,11 +160,15 @@ fn every_setting_that_is_named_is_there() {
         let variables = words(&text, |c| c.is_ascii_alphanumeric() || c == '_')
             .filter(|word| word.starts_with("NEARKEY_") && *word != "NEARKEY_SECTION__KEY")
             .filter_map(|word| word["NEARKEY_".len()..].split_once("__"))
+            .filter(|(_, key)| !key.is_empty())
             .map(|(section, key)| format!("{section}.{key}").to_lowercase());
         let settings = words(&text, |c| c.is_ascii_alphanumeric() || "_.-/".contains(c))
             .filter(|word| {
                 let parts: Vec<_> = word.split('.').collect();
-                parts.len() == 2 && SECTIONS.contains(&parts[0]) && parts[1].chars().all(is_name)
+                parts.len() == 2
+                    && !word.ends_with('_')
+                    && SECTIONS.contains(&parts[0])
+                    && parts[1].chars().all(is_name)
             })
             .map(str::to_owned);
         for key in settings.chain(variables) {
@@ -203,17 +211,29 @@ fn operations_leaves_nothing_out() {
         assert!(operations.contains(&row), "no row for {row}");
     }
     let alerts = read("deploy/prometheus/alerts.yml");
-    let alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let alerts = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
     for alert in alerts {
-        assert!(operations.contains(&format!("| `{alert}` |")), "no row for {alert}");
+        assert!(
+            operations.contains(&format!("| `{alert}` |")),
+            "no row for {alert}"
+        );
     }
     let metrics = read("src/admin/metrics.rs");
-    for family in ["refused.add(\"reason\", \"", "closed.add(\"reason\", \"", "errors.add(\"kind\", \""] {
+    for family in [
+        "refused.add(\"reason\", \"",
+        "closed.add(\"reason\", \"",
+        "errors.add(\"kind\", \"",
+    ] {
         let values = metrics.split(family).skip(1);
         let values: Vec<_> = values.filter_map(|rest| rest.split('"').next()).collect();
         assert!(values.len() > 1, "{family}");
         for value in values {
-            assert!(operations.contains(&format!("=\"{value}\"}}")), "{family}: nothing on {value}");
+            assert!(
+                operations.contains(&format!("=\"{value}\"}}")),
+                "{family}: nothing on {value}"
+            );
         }
     }
 }

@@ -36,21 +36,18 @@ class Stating(FakeRedis):
 def test_what_a_server_says_of_its_state_passes_and_costs_no_connection(nearkey):
     server = Stating()
     try:
-        proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__connections=1, cache__default="cache", cache__mode="ttl",
-                        cache__rules="* ttl=1m")
+        proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__connections=1)
         with proxy.connect() as raw:
             assert raw.raw("SET", "k", "v") == b"+OK\r\n"
             accepted = server.accepted
             for state in STATES:
                 server.state = state
-                for _ in range(5):  # often enough for L1 to take an interest
-                    assert raw.raw("GET", "k") == state
-                assert raw.raw("SET", "k", "w") == state
+                assert raw.raw("GET", "k") == state and raw.raw("SET", "k", "w") == state
+                assert raw.raw("PING", "between") == bulk("between")
                 server.state = None
-                assert raw.raw("GET", "k") == bulk("v"), f"{state} was kept"
+                assert raw.raw("GET", "k") == bulk("v")
             raw.nothing_left()
-        # L1 may have opened one of its own.
-        assert server.accepted <= accepted + 1
+        assert server.accepted == accepted
         assert proxy.metric("nearkey_upstream_lost_total") == 0
     finally:
         server.close()
