@@ -139,7 +139,7 @@ impl Bench {
     fn leave(&mut self, what: u8, silently: bool) {
         let worker = usize::from(what) % WORKERS;
         let wanted = (0..12).filter(|number| self.ears[worker][*number].wants);
-        let numbers: Vec<usize> = wanted.skip(usize::from(what / 3 & 1)).take(3).collect();
+        let numbers: Vec<usize> = wanted.skip(usize::from((what / 3) & 1)).take(3).collect();
         if numbers.is_empty() {
             return;
         }

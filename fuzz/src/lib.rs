@@ -15,8 +15,11 @@ pub mod requests;
 pub mod session;
 pub mod tracked;
 
+/// What a target does with one input; it panics where something is wrong.
+pub type Target = fn(&[u8]);
+
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("requests", requests::run),
     ("replies", replies::run),
     ("session", session::run),

@@ -178,7 +178,8 @@ impl Bench {
             }
             (Err(_), false) => {
                 let lost: Vec<_> = self.pipe.take().into_iter().collect();
-                assert!(self.pipe.is_empty() && self.pipe.len() == 0);
+                assert!(self.pipe.is_empty());
+                assert_eq!(self.pipe.len(), 0);
                 assert!(
                     lost.len() + 1 >= self.waiting.len(),
                     "whoever waits is known"

@@ -94,7 +94,7 @@ fn converse<'a>(
     let mut tracked = Tracked::new(
         l1.clone(),
         stats.clone(),
-        tracker.clone(),
+        tracker,
         standing,
         Protocol::Resp3,
     );
@@ -155,7 +155,7 @@ fn order(ticket: u64) -> Order {
             .arm(l1.stamps.place(l1.stamps.hash(key.as_bytes()))),
         link: tracker.link(),
         tracker,
-        terms: l1.rules.of(key.as_bytes()).clone(),
+        terms: l1.rules().of(key.as_bytes()).clone(),
         since: now(100 + ticket),
         waste: 0,
         ticket,

@@ -19,16 +19,19 @@ pub(super) fn state() -> State {
             Arc::new(WorkerStats::default()),
         ],
         upstream: Arc::new(UpstreamStats::default()),
-        max_connections: 20,
-        max_clients: 10_000,
-        memory_limit: 0,
-        provider: "upstash",
-        address: "redis.upstash.io:6379".to_owned(),
+        shown: ArcSwap::from_pointee(Shown {
+            max_connections: 20,
+            max_clients: 10_000,
+            memory_limit: 0,
+            provider: "upstash",
+            address: "redis.upstash.io:6379".to_owned(),
+            tls_verify_disabled: false,
+        }),
+        control: Arc::default(),
         started: Instant::now(),
         listening: AtomicBool::new(true),
         draining: AtomicBool::new(false),
         probe: None,
-        tls_verify_disabled: false,
         l1: None,
         events: Events::default(),
     }
@@ -66,7 +69,7 @@ async fn exchange(address: SocketAddr, request: &[u8]) -> String {
 
 /// The status code and the body.
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let answer = exchange(address, request.as_bytes()).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(

@@ -95,7 +95,8 @@ impl ConnectFailure {
                  read again by itself"
             }
             Self::MaxClients => {
-                "lower upstream.max_connections or the number of instances, or raise the server's limit"
+                "lower upstream.max_connections or the number of instances, or raise the server's limit: \
+                 `nearkey plan` computes what fits it"
             }
             Self::NotReady => "the server will say when it is ready",
             Self::Protocol => "check that upstream.url names a Redis, and its TLS setting",

@@ -39,9 +39,6 @@ const FULL_MIN: u32 = 10;
 const FULL_MAX: u32 = 6;
 const FULL_MAX_WITHOUT: u32 = 2;
 
-/// A connection limit that comes and goes is told so often at most.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
-
 /// What a connection is wanted for; earlier ones are served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
@@ -206,21 +203,9 @@ impl Pass<'_> {
     pub fn settle(self, refusal: Option<&Refusal>, config: &Config, connections: i64) {
         let (now, terms) = (Instant::now(), Terms::of(config));
         let mut book = self.gate.book();
-        let news = match refusal {
+        match refusal {
             None => book.succeed(now),
             Some(refusal) => book.fail(now, refusal, self.failures, terms, connections),
-        };
-        drop(book);
-        match news {
-            News::None => {}
-            News::Full => tracing::warn!(
-                connections,
-                "the server takes no more connections ({}): working on with those that are open and \
-                 asking again later; `nearkey plan` computes what upstream.max_connections x instances \
-                 fits the server's limit",
-                refusal.map_or("", |refusal| &refusal.message)
-            ),
-            News::Room => tracing::info!("the server takes connections again"),
         }
     }
 }
@@ -250,14 +235,6 @@ enum Look {
     Refused(Refusal),
 }
 
-/// What the log should hear.
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    None,
-    Full,
-    Room,
-}
-
 /// Who dials, who waits, and how it went: the rules, without a clock.
 #[derive(Debug)]
 struct Book {
@@ -273,9 +250,6 @@ struct Book {
     proved_at: Option<Instant>,
     /// Nobody dials before.
     scattered_until: Instant,
-    /// When a connection limit was told last.
-    told_at: Option<Instant>,
-    is_told: bool,
     seed: u64,
 }
 
@@ -302,8 +276,6 @@ impl Book {
             trouble: None,
             proved_at: None,
             scattered_until: now,
-            told_at: None,
-            is_told: false,
             seed,
         }
     }
@@ -348,13 +320,9 @@ impl Book {
         Look::Go
     }
 
-    fn succeed(&mut self, now: Instant) -> News {
+    fn succeed(&mut self, now: Instant) {
         self.proved_at = Some(now);
         self.trouble = None;
-        match std::mem::take(&mut self.is_told) {
-            true => News::Room,
-            false => News::None,
-        }
     }
 
     /// A dial that began after `failures` verdicts has failed.
@@ -365,9 +333,9 @@ impl Book {
         failures: u64,
         terms: Terms,
         connections: i64,
-    ) -> News {
+    ) {
         if failures != self.failures {
-            return News::None; // it began before the verdict that is in force, and says nothing new
+            return; // it began before the verdict that is in force, and says nothing new
         }
         self.failures += 1;
         let is_full = refusal.cause == ConnectFailure::MaxClients;
@@ -389,12 +357,6 @@ impl Book {
             is_full,
             backoff,
         });
-        if !is_full || self.told_at.is_some_and(|at| now < at + TELL_AGAIN) {
-            return News::None;
-        }
-        self.told_at = Some(now);
-        self.is_told = true;
-        News::Full
     }
 
     fn scatter(&mut self, now: Instant, terms: Terms) {
@@ -490,7 +452,7 @@ mod tests {
                 Look::Go => {
                     made += 1;
                     match outcome {
-                        None => drop(book.succeed(now)),
+                        None => book.succeed(now),
                         Some(cause) => {
                             let failures = book.failures;
                             book.fail(now, &refusal(cause), failures, TERMS, 0);
@@ -598,21 +560,6 @@ mod tests {
         assert_eq!(book.failures, 1);
         let until = book.trouble.as_ref().expect("trouble").until;
         assert!(until <= now + TERMS.backoff_min);
-    }
-
-    #[test]
-    fn a_limit_is_told_once_and_so_is_its_end() {
-        let (mut book, now) = book();
-        let full = refusal(ConnectFailure::MaxClients);
-        assert_eq!(book.fail(now, &full, 0, TERMS, 3), News::Full);
-        assert_eq!(book.fail(now, &full, 1, TERMS, 3), News::None);
-        assert_eq!(book.succeed(now), News::Room);
-        assert_eq!(book.succeed(now), News::None);
-        let soon = now + TELL_AGAIN / 2;
-        assert_eq!(book.fail(soon, &full, 2, TERMS, 3), News::None);
-        assert_eq!(book.succeed(soon), News::None);
-        let later = now + TELL_AGAIN;
-        assert_eq!(book.fail(later, &full, 3, TERMS, 3), News::Full);
     }
 
     #[tokio::test]

@@ -12,6 +12,9 @@ use crate::stats::{ConnectFailure, Trouble, UpstreamState};
 /// What only its own return would end is forgotten when it was not seen for this long.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// A connection limit that comes and goes is told so often at most.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// A server that takes no writes is asked this often whether it does again.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub struct Machine {
     began: Option<Instant>,
     /// What was told since then, one bit for each cause and gravity.
     told: u64,
+    /// When it was told last that the server takes no more connections beside those that are up.
+    told_full: Option<Instant>,
     /// When an attempt last failed.
     failed: Option<Instant>,
     /// When a reply last said what is wrong.
@@ -69,6 +74,7 @@ impl Machine {
             state: UpstreamState::Unknown,
             began: None,
             told: 0,
+            told_full: None,
             failed: None,
             complained: None,
             asked: None,
@@ -231,20 +237,35 @@ impl Machine {
         self.note_down_until(&new, now);
         self.began.get_or_insert(now);
         let bit = 1 << (3 * cause as u32 + rank(&new));
-        let is_told = self.told & bit != 0;
-        self.told |= bit;
         self.state = new;
-        (!is_told).then(|| News::Entered(self.state.clone()))
+        if self.told & bit != 0 || self.is_told_full(cause, now) {
+            return None;
+        }
+        self.told |= bit;
+        Some(News::Entered(self.state.clone()))
+    }
+
+    /// It is but the connection limit again, told a moment ago. Else that is noted.
+    fn is_told_full(&mut self, cause: ConnectFailure, now: Instant) -> bool {
+        let is_strained = matches!(self.state, UpstreamState::Strained(_));
+        if !is_strained || cause != ConnectFailure::MaxClients {
+            return false;
+        }
+        let is_told = self.told_full.is_some_and(|at| now - at < TELL_AGAIN);
+        if !is_told {
+            self.told_full = Some(now);
+        }
+        is_told
     }
 
     fn leave(&mut self, now: Instant) -> Option<News> {
         let cause = self.state.trouble()?.cause;
         self.note_down_until(&UpstreamState::Up, now);
         self.state = UpstreamState::Up;
-        self.told = 0;
         let began = self.began.take().unwrap_or(now);
         let lasted = now.saturating_duration_since(began);
-        Some(News::Left { cause, lasted })
+        // What was not told needs no end.
+        (std::mem::take(&mut self.told) != 0).then_some(News::Left { cause, lasted })
     }
 
     /// Counts the time that was spent without an upstream, if it ends with this state.

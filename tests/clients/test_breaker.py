@@ -230,13 +230,18 @@ def test_commands_do_not_wait_for_each_attempt_at_a_server_that_does_not_answer(
         if b"did not answer" in ask(proxy, "GET", "k"):
             break
     eventually(lambda: proxy.metrics()["nearkey_upstream_down_seconds_total"] >= 3, 20, what="it is known to be down")
-    waited = []
-    for _ in range(8):
-        begun = time.monotonic()
-        assert b"upstream unreachable" in ask(proxy, "GET", "k")
-        waited.append(time.monotonic() - begun)
-    # Each would wait for its queue_timeout if nobody remembered: 2 s. Half of them may be unlucky on a slow machine.
-    assert sorted(waited)[len(waited) // 2] < 1.5, waited
+    # Each would wait for its queue_timeout, 2 s, if nobody remembered: nearly all of them then, whatever the machine. With it
+    # a slow one needs a moment in which half of them do not.
+    for _ in range(5):
+        waited = []
+        for _ in range(8):
+            begun = time.monotonic()
+            assert b"upstream unreachable" in ask(proxy, "GET", "k")
+            waited.append(time.monotonic() - begun)
+        if sorted(waited)[len(waited) // 2] < 1.5:
+            break
+    else:
+        raise AssertionError(waited)
     network.swallow = False
     eventually(lambda: ask(proxy, "SET", "k", "v") == b"+OK\r\n", 20, what="the first success ends it")
 

@@ -504,15 +504,17 @@ def test_a_blocked_client_that_is_killed_ends_its_wait(redis_server, nearkey):
 
 
 def test_pipelined_blocking_commands_let_others_pass(redis_server, nearkey):
-    server, proxy = start(redis_server, nearkey, upstream__max_connections=1, upstream__lease_timeout="5s", workers=1)
-    server.control("RPUSH", "q", *range(500))
+    server, proxy = start(redis_server, nearkey, upstream__max_connections=1, upstream__lease_timeout="20s", workers=1)
     with proxy.connect() as greedy, proxy.connect() as other:
         greedy.send(encode("BLPOP", "q", 0) * 400)
-        time.sleep(0.01)
-        reply = other.command("BLPOP", "q", 0)
-        assert int(reply[1]) < 399
+        server.wait_for_blocked(1)
+        other.send(encode("BLPOP", "q", 0))
+        eventually(lambda: awaited(proxy) == 1)
+        server.control("RPUSH", "q", *range(500))
+        # The first was for who held the connection, the second is for who has waited for it.
+        assert int(other.reply()[1]) == 1
         values = [int(greedy.reply()[1]) for _ in range(400)]
-        assert values == sorted(values)
+        assert values == [0, *range(2, 401)]
 
 
 def test_an_error_reply_leaves_a_usable_lease(redis_server, nearkey):

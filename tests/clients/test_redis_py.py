@@ -42,6 +42,23 @@ def test_strings_counters_and_expiry_work(text_client):
     assert r.echo("hello") == "hello"
 
 
+@pytest.mark.parametrize("options", [{}, {"protocol": 2}, {"protocol": 3}], ids=["default", "resp2", "resp3"])
+def test_greetings_of_many_clients_take_no_connection(redis_server, nearkey, options):
+    """The names, versions and wishes that each client begins with, CLIENT MAINT_NOTIFICATIONS among them."""
+    proxy = nearkey(redis_server(tls=False), upstream__connections=1)
+
+    def use(n):
+        with redis.Redis(proxy.host, proxy.port, **options) as client:
+            assert client.set(f"k{n}", n) and client.get(f"k{n}") == b"%d" % n
+
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(use, range(100)))
+    metrics = proxy.metrics()
+    assert metrics["nearkey_commands_total{class=\"leased\"}"] == metrics["nearkey_lease_wait_seconds_count"] == 0
+    # One that carries all, and L1's.
+    assert metrics["nearkey_upstream_connects_total"] <= 2
+
+
 def test_hashes_lists_sets_and_sorted_sets_work(text_client):
     r = text_client
     assert r.hset("h", mapping={"a": 1, "b": "two", "c": ""}) == 3

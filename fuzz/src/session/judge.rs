@@ -131,7 +131,8 @@ pub fn is_plain(command: &[u8], kind: Kind) -> bool {
     let names_topics = words
         .first()
         .is_some_and(|name| name.to_ascii_uppercase().ends_with(b"SUBSCRIBE"));
-    !names_topics && !(is(0, b"CLIENT") && is(1, b"REPLY"))
+    let is_client_reply = is(0, b"CLIENT") && is(1, b"REPLY");
+    !names_topics && !is_client_reply
 }
 
 /// How many frames there are; all of them whole.

@@ -63,6 +63,34 @@ fn each_cause_is_told_once_and_the_end_once() {
 }
 
 #[test]
+fn a_connection_limit_that_comes_and_goes_is_told_once_a_minute() {
+    let (mut m, t) = machine();
+    let is_told = |m: &mut Machine, at| {
+        let full = m.handle_failure(ConnectFailure::MaxClients, "full", true, at);
+        assert!(matches!(m.state(), UpstreamState::Strained(_)));
+        let again = m.handle_failure(ConnectFailure::MaxClients, "full", true, at + SECOND);
+        assert_eq!(again, None);
+        let end = m.handle_open(None, at + 2 * SECOND);
+        assert_eq!(end.is_some(), full.is_some(), "what was told has an end");
+        entered(full)
+    };
+    m.handle_open(None, t);
+    assert!(is_told(&mut m, t));
+    assert!(!is_told(&mut m, t + MINUTE / 2));
+    assert!(is_told(&mut m, t + MINUTE));
+    // Where nothing works any more, that is news; so is another cause.
+    let (soon, full) = (t + MINUTE + 3 * SECOND, ConnectFailure::MaxClients);
+    assert!(entered(m.handle_failure(full, "full", false, soon)));
+    m.handle_open(None, soon);
+    assert!(entered(m.handle_failure(
+        ConnectFailure::Auth,
+        "no",
+        true,
+        soon
+    )));
+}
+
+#[test]
 fn a_failure_beside_connections_that_work_is_no_outage() {
     let (mut m, t) = machine();
     m.handle_open(None, t);
