@@ -42,8 +42,32 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         commands: &[],
-        what: "Errors of the proxy itself begin with `Nearkey:` after their code, and name the setting behind them.",
+        what: "Errors of the proxy itself have `Nearkey:` after their code (ERR, LOADING or OOM); where a setting is \
+            behind one, most name it.",
         why: "An unreachable server, a limit or a denied command has no reply of the server's to pass on.",
+    },
+    Difference {
+        commands: &[],
+        what: "A command waits up to `upstream.queue_timeout` for a server that cannot be reached, then gets LOADING; no \
+            more than `upstream.queue_commands` wait on one connection. A reply has `upstream.command_timeout`; then \
+            the command gets an error and may have run.",
+        why: "Clients retry LOADING. A connection that others use too cannot be closed for one slow command.",
+    },
+    Difference {
+        commands: &[],
+        what: "While memory is short (`process.memory_limit`), a request above 64 KiB that comes in pieces gets an OOM \
+            error; beyond the limit, the client that holds most is closed.",
+        why: "Else the container's end would be everybody's.",
+    },
+    Difference {
+        commands: &[],
+        what: "A client whose half-sent request makes no progress for `listen.request_timeout` is closed, after an error.",
+        why: "Its half holds memory, and nobody knows whether the rest will come.",
+    },
+    Difference {
+        commands: &["AUTH", "HELLO"],
+        what: "From the third wrong password of a connection on, the client is not heard for 100 ms after each.",
+        why: "Guessing has to take time.",
     },
     // The connection and its client.
     Difference {
