@@ -517,6 +517,16 @@ def test_pipelined_blocking_commands_let_others_pass(redis_server, nearkey):
         assert values == [0, *range(2, 401)]
 
 
+def test_a_command_that_the_server_does_not_know_either_costs_no_connection(redis_server, nearkey):
+    """It is asked for on a lease, which is as it was before."""
+    server, proxy = start(redis_server, nearkey, upstream__max_connections=3, workers=1)
+    for _ in range(100):
+        with proxy.connect() as raw:
+            assert raw.raw("NOSUCH", "x").startswith(b"-ERR unknown command 'NOSUCH'")
+            assert raw.command("SET", "k", "v") == b"OK"
+    assert proxy.metrics()["nearkey_upstream_connects_total"] <= 3
+
+
 def test_an_error_reply_leaves_a_usable_lease(redis_server, nearkey):
     server, proxy = start(redis_server, nearkey, upstream__max_connections=1, workers=1)
     server.control("SET", "s", "x")
