@@ -54,7 +54,7 @@ can be seen in the list of processes; prefer a variable or upstream.password_fil
 Every setting is explained in proxy.toml.";
 
 /// A Redis proxy for the same machine: many application connections over a few to the server.
-#[derive(Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "nearkey", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Cli {
     /// Settings given on the command line.

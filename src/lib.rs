@@ -26,7 +26,7 @@
 //! | facts about commands | [`commands`] | know sessions or connections |
 //! | state machines | [`session`], [`hub`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
 //! | sockets and tasks | the rest of [`upstream`], [`downstream`], [`worker`] | know the configuration's form |
-//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`healthcheck`], [`limits`], [`plan`] | |
+//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`reload`], [`watchdog`], [`healthcheck`], [`limits`], [`check`], [`plan`] | |
 //!
 //! `tests/tidy.rs` holds the code to this.
 //!
@@ -46,14 +46,17 @@ pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod downstream;
 pub mod events;
+pub mod faults;
 pub mod healthcheck;
 pub mod hub;
 pub mod l1;
 pub mod limits;
 pub mod plan;
 pub mod proxy;
+pub mod reload;
 pub mod resp;
 pub mod sabotage;
 pub mod secret;
@@ -61,4 +64,5 @@ pub mod session;
 pub mod stats;
 pub mod telemetry;
 pub mod upstream;
+pub mod watchdog;
 pub mod worker;

@@ -24,6 +24,19 @@ pub struct OpenFiles {
     pub warning: Option<String>,
 }
 
+/// The memory of this process holds passwords and what clients send: it is not written to disk when the
+/// process crashes, and no other process of the same user may look into it.
+pub fn forbid_core_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // A system that does not let a process be more careful is as it was.
+    let _ = setrlimit(Resource::Core, none);
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// Raises the limit on open files as far as this process may, and compares it with what
 /// `max_clients` clients and `max_connections` upstream connections need.
 pub fn raise_open_files(max_clients: usize, max_connections: usize) -> OpenFiles {

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use nearkey::cli::{self, Cli, Command};
 use nearkey::config::{self, Config, Loaded};
+use nearkey::control::Wish;
 use nearkey::events::Events;
 use nearkey::plan::{self, Plan, Provider};
-use nearkey::proxy::Proxy;
-use nearkey::upstream::{Address, Verify, provider};
-use nearkey::{admin, healthcheck, limits, telemetry};
+use nearkey::proxy::{Prepared, Proxy};
+use nearkey::reload::Reloader;
+use nearkey::telemetry::{self, Filter};
+use nearkey::{admin, healthcheck, limits, watchdog};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 
 /// musl's own maps and unmaps memory for each large buffer, at twice the time in the kernel.
 #[cfg(target_env = "musl")]
@@ -26,7 +30,7 @@ const MISCONFIGURED: u8 = 2;
 fn main() -> ExitCode {
     let cli = cli::parse();
     match cli.command.clone() {
-        None => load(&cli).map_or_else(|code| code, run),
+        None => load(&cli).map_or_else(|code| code, |loaded| run(cli, loaded)),
         Some(Command::Config { schema: true, .. }) => print(config::schema().as_bytes()),
         Some(Command::Config {
             example: Some(name),
@@ -168,16 +172,20 @@ fn check_health(cli: &Cli, timeout: Duration, live: bool) -> ExitCode {
     }
 }
 
-fn run(loaded: Loaded) -> ExitCode {
+fn run(cli: Cli, loaded: Loaded) -> ExitCode {
     let events = Events::default();
-    if let Err(e) = telemetry::init(&loaded.config.log, events.clone()) {
-        eprintln!("nearkey: {e}");
-        return ExitCode::from(MISCONFIGURED);
-    }
+    let filter = match telemetry::init(&loaded.config.log, events.clone()) {
+        Ok(filter) => filter,
+        Err(e) => {
+            eprintln!("nearkey: {e}");
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    limits::forbid_core_dumps();
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let config = loaded.config;
+    let config = &loaded.config;
     let files =
         limits::raise_open_files(config.listen.max_clients, config.upstream.max_connections);
     if let Some(warning) = files.warning {
@@ -187,7 +195,7 @@ fn run(loaded: Loaded) -> ExitCode {
         .enable_all()
         .build();
     let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config, events)),
+        Ok(runtime) => runtime.block_on(serve(cli, filter, loaded, events)),
         Err(e) => Err(format!("cannot start: {e}")),
     };
     match served {
@@ -200,18 +208,15 @@ fn run(loaded: Loaded) -> ExitCode {
 }
 
 /// Runs until a signal has come and the drain is over.
-async fn serve(config: Config, events: Events) -> Result<(), String> {
+async fn serve(cli: Cli, filter: Filter, loaded: Loaded, events: Events) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
-    let (delay, admin) = (config.process.drain_delay, config.admin.clone());
-    let mut state = admin_state(&config);
-    state.events = events;
-    let proxy = Proxy::start(config).map_err(|e| e.to_string())?;
-    state.workers = proxy.workers().to_vec();
-    state.upstream = proxy.upstream().clone();
-    state.l1 = proxy.l1().cloned();
-    state.probe = Some(Box::new(proxy.probe()));
-    let state = Arc::new(state);
-    if let Some(address) = admin.address {
+    let config = loaded.config.clone();
+    let prepared = Prepared::new(&config).map_err(|e| e.to_string())?;
+    let reloader = Reloader::new(cli, filter, loaded, &prepared);
+    let proxy = Proxy::start(config.clone(), prepared).map_err(|e| e.to_string())?;
+    let state = Arc::new(admin_state(&config, &proxy, events));
+    tokio::spawn(watchdog::watch(proxy.workers().to_vec()));
+    if let Some(address) = config.admin.address {
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .map_err(|e| format!("cannot listen on {address} (admin.address): {e}"))?;
@@ -223,11 +228,11 @@ async fn serve(config: Config, events: Events) -> Result<(), String> {
             std::future::pending::<()>(),
         ));
     }
-    let name = signals.next().await;
+    let name = run_until_stopped(&mut signals, reloader, &proxy, &state).await;
     tracing::info!(signal = name, "draining");
     state.draining.store(true, Ordering::Release);
     let drained = async {
-        tokio::time::sleep(delay).await;
+        tokio::time::sleep(proxy.drain_delay()).await;
         state.listening.store(false, Ordering::Release);
         proxy.drain().await;
     };
@@ -238,37 +243,52 @@ async fn serve(config: Config, events: Events) -> Result<(), String> {
     Ok(())
 }
 
-fn admin_state(config: &Config) -> admin::State {
-    let upstream = &config.upstream;
-    let provider = match &upstream.address {
-        Address::Tcp { host, .. } => provider::provider(host),
-        Address::Unix(_) => "local",
-    };
+fn admin_state(config: &Config, proxy: &Proxy, events: Events) -> admin::State {
     admin::State {
-        workers: Vec::new(),
-        upstream: Arc::default(),
-        max_connections: upstream.max_connections,
-        max_clients: config.listen.max_clients,
-        memory_limit: config.process.memory_limit,
-        provider,
-        address: upstream.address.to_string(),
+        workers: proxy.workers().to_vec(),
+        upstream: proxy.upstream().clone(),
+        shown: ArcSwap::from_pointee(admin::Shown::of(config)),
+        control: proxy.control().clone(),
         started: std::time::Instant::now(),
         listening: AtomicBool::new(true),
         draining: AtomicBool::new(false),
-        probe: None,
-        tls_verify_disabled: upstream
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.verify == Verify::None),
-        l1: None,
-        events: Events::default(),
+        probe: Some(Box::new(proxy.probe())),
+        l1: proxy.l1().cloned(),
+        events,
     }
 }
 
-/// The signals that ask the process to stop.
+/// Reads the configuration anew whenever somebody wishes, until the process is asked to stop; returns by
+/// which signal.
+async fn run_until_stopped(
+    signals: &mut Signals,
+    mut reloader: Reloader,
+    proxy: &Proxy,
+    state: &admin::State,
+) -> &'static str {
+    let (wishes, mut wished) = unbounded_channel::<Wish>();
+    proxy.control().set_reloader(wishes);
+    loop {
+        tokio::select! {
+            name = next_of(&mut signals.terminate, &mut signals.interrupt) => return name,
+            _ = signals.hangup.recv() => {
+                tracing::info!(signal = "SIGHUP", "reloading the configuration");
+                // What came of it is in the log.
+                let _ = reloader.reload(proxy, state).await;
+            }
+            Some(wish) = wished.recv() => {
+                // Who asked may be gone.
+                let _ = wish.send(reloader.reload(proxy, state).await);
+            }
+        }
+    }
+}
+
+/// The signals that ask the process to stop, or to read its configuration anew.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -276,14 +296,19 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
     /// The name of the next one.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+        next_of(&mut self.terminate, &mut self.interrupt).await
+    }
+}
+
+async fn next_of(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }

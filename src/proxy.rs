@@ -1,32 +1,36 @@
 //! The composition root: builds the parts, runs the threads, drains them at the end.
 
 mod accept;
+mod prepared;
+mod reconfigure;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::commands::CommandTable;
 use crate::config::Config;
+use crate::control::Control;
 use crate::downstream::listener::{self, Bound};
 use crate::hub::Census;
 use crate::l1::L1;
 use crate::limits;
-use crate::resp;
-use crate::session::Settings;
 use crate::stats::{UpstreamStats, WorkerStats};
 use crate::upstream::dial::Dialer;
 use crate::upstream::link::Link;
-use crate::upstream::tls::{Acceptor, Connector};
-use crate::worker::{Budget, Directory, Limits, Mail, Parts, Worker};
+use crate::upstream::tls::Acceptor;
+use crate::worker::{Budget, Directory, Mail, Parts, Worker};
 
 pub use self::accept::Dealt;
+pub use self::prepared::Prepared;
 
 /// How often a drain looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(10);
@@ -46,7 +50,6 @@ impl std::error::Error for Error {}
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    config: Arc<Config>,
     gate: Arc<Gate>,
     address: Option<SocketAddr>,
     workers: Vec<Arc<WorkerStats>>,
@@ -54,6 +57,8 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     started: Instant,
     l1: Option<Arc<L1>>,
+    control: Arc<Control>,
+    budget: Budget,
 }
 
 /// What the acceptor, the workers and the drain share.
@@ -64,11 +69,11 @@ struct Gate {
     loads: Arc<[AtomicUsize]>,
     next_id: AtomicU64,
     /// `listen.max_clients`, or what the limit on open files leaves room for.
-    max_clients: usize,
+    max_clients: AtomicUsize,
     stop: Notify,
     stopped: AtomicBool,
-    tls: Option<Acceptor>,
-    config: Arc<Config>,
+    tls: ArcSwapOption<Acceptor>,
+    config: ArcSwap<Config>,
 }
 
 impl Proxy {
@@ -76,31 +81,15 @@ impl Proxy {
     ///
     /// # Errors
     /// An address cannot be bound, or a certificate not be read.
-    pub fn start(config: Config) -> Result<Self, Error> {
+    pub fn start(config: Config, prepared: Prepared) -> Result<Self, Error> {
         let config = Arc::new(config);
         let (bound, address) = bind(&config)?;
-        let connector = match &config.upstream.tls {
-            Some(tls) => {
-                Some(Connector::new(tls).map_err(|e| Error(format!("upstream TLS: {e}")))?)
-            }
-            None => None,
-        };
-        let tls = match &config.listen.tls {
-            Some(identity) => Some(
-                Acceptor::new(identity, config.listen.tls_client_ca.as_deref())
-                    .map_err(|e| Error(format!("listen TLS: {e}")))?,
-            ),
-            None => None,
-        };
-        let table = CommandTable::builtin()
-            .with_denied(&config.commands.deny)
-            .map_err(|name| Error(format!("commands.deny: '{name}' is not a command name")))?;
-        let l1 = build_l1(&config, &table)?;
+        let l1 = build_l1(&config, &prepared.table)?;
         let upstream = Arc::new(UpstreamStats::default());
         let dialer = Arc::new(Dialer::new(
             config.upstream.clone(),
-            connector,
-            table.into(),
+            prepared.connector,
+            prepared.table,
             upstream,
             seed(),
         ));
@@ -110,21 +99,18 @@ impl Proxy {
             .collect();
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| unbounded_channel()).unzip();
+        let budget = Budget::new(config.process.memory_limit);
         let gate = Arc::new(Gate {
             mailboxes,
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             next_id: AtomicU64::new(1),
-            max_clients: limits::clients_that_fit(
-                config.listen.max_clients,
-                config.upstream.max_connections,
-            ),
+            max_clients: AtomicUsize::new(clients_that_fit(&config)),
             stop: Notify::new(),
             stopped: AtomicBool::new(false),
-            tls,
-            config: config.clone(),
+            tls: ArcSwapOption::from_pointee(prepared.acceptor),
+            config: ArcSwap::new(config),
         });
         let mut proxy = Self {
-            config,
             gate,
             address,
             workers,
@@ -132,6 +118,8 @@ impl Proxy {
             threads: Vec::new(),
             started: Instant::now(),
             l1,
+            control: Arc::default(),
+            budget,
         };
         proxy.start_threads(receivers, bound)?;
         Ok(proxy)
@@ -142,37 +130,21 @@ impl Proxy {
         receivers: Vec<UnboundedReceiver<Mail>>,
         mut bound: Vec<Bound>,
     ) -> Result<(), Error> {
-        let budget = Budget::new(self.config.process.memory_limit);
-        let settings = Arc::new(Settings {
-            password: self.config.listen.password.clone(),
-            passthrough: self.dialer.is_passthrough(),
-            database: self.config.upstream.database,
-            large_request: self.config.upstream.large_request,
-            limits: resp::Limits::default(),
-            pressed: budget.pressed(),
-        });
+        let config = self.gate.config.load_full();
+        let settings = Arc::new(prepared::settings(&config, &self.budget));
         let directory = Arc::new(Directory::default());
         let census = Arc::new(Census::default());
-        let unix_path = self
-            .config
-            .listen
-            .unix
-            .as_ref()
-            .map(|path| path.display().to_string());
         for (index, mailbox) in receivers.into_iter().enumerate() {
             let parts = Parts {
                 index,
                 settings: settings.clone(),
-                limits: Limits {
-                    client_output: self.config.listen.client_output_limit,
-                    on_lost_reply: self.config.upstream.on_lost_reply,
-                    unix_path: unix_path.clone().unwrap_or_default(),
-                },
-                budget: budget.clone(),
+                limits: prepared::limits(&config),
+                budget: self.budget.clone(),
                 link: Link {
                     dialer: self.dialer.clone(),
                     stats: self.workers[index].clone(),
                     started: self.started,
+                    gaps: Default::default(),
                     l1: self.l1.clone(),
                 },
                 directory: directory.clone(),
@@ -180,6 +152,7 @@ impl Proxy {
                 mailboxes: self.gate.mailboxes.clone(),
                 all_stats: self.workers.clone(),
                 loads: self.gate.loads.clone(),
+                control: self.control.clone(),
             };
             // The first worker also accepts: it is seldom worth a thread of its own.
             let bound = std::mem::take(&mut bound);
@@ -227,8 +200,18 @@ impl Proxy {
         }
     }
 
+    /// For how long clients are still accepted when the process is asked to stop.
+    pub fn drain_delay(&self) -> Duration {
+        self.gate.config.load().process.drain_delay
+    }
+
     /// Stops accepting, lets commands in flight finish for up to `drain_timeout`, then ends the workers.
     pub async fn drain(self) {
+        // What is held could not be answered otherwise.
+        let resume = |worker: &Rc<Worker>| {
+            worker.resume(None);
+        };
+        let _ = self.gate.mailboxes[0].send(Mail::Visit(Box::new(resume)));
         self.gate.stopped.store(true, Ordering::Release);
         self.gate.stop.notify_waiters();
         for mailbox in &self.gate.mailboxes {
@@ -241,7 +224,8 @@ impl Proxy {
                 .map(|load| load.load(Ordering::Relaxed))
                 .sum::<usize>()
         };
-        let deadline = Instant::now() + self.config.process.drain_timeout;
+        let config = self.gate.config.load_full();
+        let deadline = Instant::now() + config.process.drain_timeout;
         while clients() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_CHECK).await;
         }
@@ -251,11 +235,16 @@ impl Proxy {
                 "drain_timeout reached, closing the rest"
             );
         }
-        if let Some(path) = &self.config.listen.unix {
+        if let Some(path) = &config.listen.unix {
             // Nobody can listen on it any more; the next start would remove it too.
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// `listen.max_clients`, or fewer.
+fn clients_that_fit(config: &Config) -> usize {
+    limits::clients_that_fit(config.listen.max_clients, config.upstream.max_connections)
 }
 
 fn bind(config: &Config) -> Result<(Vec<Bound>, Option<SocketAddr>), Error> {
@@ -320,12 +309,10 @@ fn serve(
                 Err(e) => tracing::error!("cannot listen: {e}"),
             }
         }
-        let limit = gate.config.listen.idle_timeout;
-        if !limit.is_zero() {
-            tokio::task::spawn_local(worker.clone().close_silent(limit));
-        }
-        let limit = gate.config.listen.request_timeout;
-        tokio::task::spawn_local(worker.clone().close_late(limit));
+        let config = gate.config.load_full();
+        worker.watch_silence(config.listen.idle_timeout);
+        worker.watch_requests(config.listen.request_timeout);
+        tokio::task::spawn_local(worker.clone().beat());
         if worker.has_l1() {
             tokio::task::spawn_local(worker.clone().tidy_l1());
         }

@@ -156,6 +156,8 @@ counters! {
         desyncs,
         /// Commands the proxy itself sent: handshakes, pings, COMMAND.
         overhead_commands,
+        /// Times that the process stood still.
+        gaps,
         /// Sessions ended by a panic.
         panics,
         /// Clients with subscriptions now.
@@ -243,4 +245,8 @@ pub struct WorkerStats {
     pub queue_wait: Histogram,
     /// Time a client waited for a leased connection, in vain or not.
     pub lease_wait: Histogram,
+    /// Changes with every beat of the worker's heart.
+    pub beat: AtomicU64,
+    /// For how long it has not changed, as the watchdog sees it, in milliseconds.
+    pub silent_ms: AtomicU64,
 }

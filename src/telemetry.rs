@@ -60,9 +60,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// Starts logging for the whole process, panics included; `events` keeps the latest.
-pub fn init(config: &Config, events: Events) -> Result<(), Error> {
+pub fn init(config: &Config, events: Events) -> Result<Filter, Error> {
     let ansi = io::stderr().is_terminal();
-    let subscriber = subscriber(config, ansi, || OneLine(io::stderr()))?;
+    let (subscriber, filter) = subscriber(config, ansi, || OneLine(io::stderr()))?;
     let subscriber = subscriber.with(events);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::AlreadySet)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -72,7 +72,7 @@ pub fn init(config: &Config, events: Events) -> Result<(), Error> {
         let location = panic.location().map(ToString::to_string);
         tracing::error!(message = message.unwrap_or("panic"), location, panic = true);
     }));
-    Ok(())
+    Ok(filter)
 }
 
 /// Checks a filter without setting anything up.
@@ -84,7 +84,7 @@ fn subscriber<W>(
     config: &Config,
     ansi: bool,
     writer: W,
-) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, Error>
+) -> Result<(Box<dyn tracing::Subscriber + Send + Sync>, Filter), Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -93,16 +93,46 @@ where
         .with_writer(writer)
         .with_ansi(ansi);
     Ok(match config.format {
-        Format::Text => Box::new(builder.finish()),
-        Format::Json => Box::new(
-            builder
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            (Box::new(builder.finish()), Filter(Box::new(set)))
+        }
+        Format::Json => {
+            let builder = builder
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)
                 .with_span_list(false)
-                .finish(),
-        ),
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            (Box::new(builder.finish()), Filter(Box::new(set)))
+        }
     })
+}
+
+/// The filter in force.
+pub struct Filter(Box<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl Filter {
+    /// Logs by another filter from here on.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn set(&self, level: &str) -> Result<(), Error> {
+        let filter = filter(level)?;
+        // It can only fail while the process ends.
+        (self.0)(filter);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filter")
+    }
 }
 
 fn filter(level: &str) -> Result<EnvFilter, Error> {
@@ -179,7 +209,7 @@ mod tests {
             level: level.to_owned(),
         };
         let writer = captured.clone();
-        let subscriber = subscriber(&config, false, move || OneLine(writer.clone())).unwrap();
+        let (subscriber, _) = subscriber(&config, false, move || OneLine(writer.clone())).unwrap();
         tracing::subscriber::with_default(subscriber, log);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

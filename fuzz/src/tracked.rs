@@ -155,7 +155,7 @@ fn order(ticket: u64) -> Order {
             .arm(l1.stamps.place(l1.stamps.hash(key.as_bytes()))),
         link: tracker.link(),
         tracker,
-        terms: l1.rules.of(key.as_bytes()).clone(),
+        terms: l1.rules().of(key.as_bytes()).clone(),
         since: now(100 + ticket),
         waste: 0,
         ticket,

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::http::{Response, Status};
-use super::{Prober, State, l1};
+use super::{Prober, State, control, l1};
 use crate::stats::UpstreamState;
 use crate::upstream::tls::date;
 
@@ -44,6 +44,8 @@ struct Health<'a> {
     draining: bool,
     tls_verify_disabled: bool,
     l1: l1::Health,
+    #[serde(flatten)]
+    control: control::Health,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +73,15 @@ struct Pool {
     max: usize,
 }
 
-/// `/live`: the process runs.
-pub(super) fn live() -> Response {
+/// `/live`: the process runs, and all of it.
+pub(super) fn live(state: &State) -> Response {
+    if control::is_dead(state) {
+        let reason = "a worker stands still";
+        return Response::json(
+            Status::Unavailable,
+            &json!({ "live": false, "reason": reason }),
+        );
+    }
     Response::json(Status::Ok, &json!({ "live": true }))
 }
 
@@ -129,26 +138,28 @@ pub(super) async fn health(state: &State, prober: &Prober) -> Response {
         }
     };
     let available = verdict != UpstreamState::Unknown && !verdict.denies_reads();
+    let shown = state.shown.load();
     let latency_us = state.upstream.latency_us.load(Relaxed);
     let health = Health {
         status,
         redis: Redis {
             available,
-            provider: state.provider,
-            address: &state.address,
+            provider: shown.provider,
+            address: &shown.address,
             latency_ms: (available && latency_us > 0).then(|| (latency_us + 500) / 1000),
             connection_pool: Pool {
                 active: state.upstream.connections.load(Relaxed),
-                max: state.max_connections,
+                max: shown.max_connections,
             },
         },
         clients: state.sum(|c| &c.clients),
-        max_clients: state.max_clients,
+        max_clients: shown.max_clients,
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: state.started.elapsed().as_secs(),
         draining: state.is_draining(),
-        tls_verify_disabled: state.tls_verify_disabled,
+        tls_verify_disabled: shown.tls_verify_disabled,
         l1: l1::health(state),
+        control: control::health(state),
         cause: trouble.map(|trouble| trouble.cause.as_str()),
         message,
         since: trouble.map(|trouble| rfc3339(trouble.since)),

@@ -45,6 +45,7 @@ impl Metrics {
             metrics.add_l1(state);
             metrics.hot_keys = Some(HotCounts::new());
             metrics.add_process(state);
+            metrics.add_control();
             metrics.add_familiar_names();
         });
         metrics
@@ -90,7 +91,7 @@ impl Metrics {
         });
         let name = "nearkey_clients_max";
         self.gauge(name, "Most clients served at once.", |s| {
-            s.max_clients as f64
+            s.shown.load().max_clients as f64
         });
         let name = "nearkey_clients_accepted_total";
         self.counter(name, "Clients accepted.", |s| {
@@ -134,7 +135,9 @@ impl Metrics {
             "nearkey_memory_limit_bytes",
             "process.memory_limit; 0 is none.",
         );
-        self.gauge_in(Unit::Bytes, name, help_limit, |s| s.memory_limit as f64);
+        self.gauge_in(Unit::Bytes, name, help_limit, |s| {
+            s.shown.load().memory_limit as f64
+        });
         let name = "nearkey_requests_refused_memory_total";
         let help = "Large requests refused because memory was short.";
         self.counter(name, help, |s| s.sum(|c| &c.refused_memory));
@@ -247,7 +250,7 @@ impl Metrics {
         });
         let name = "nearkey_upstream_connections_max";
         let help = "Ceiling on connections to the upstream (upstream.max_connections).";
-        self.gauge(name, help, |s| s.max_connections as f64);
+        self.gauge(name, help, |s| s.shown.load().max_connections as f64);
         let name = "nearkey_upstream_connects_total";
         let help = "Connections to the upstream opened.";
         self.counter(name, help, |s| s.upstream.connects.load(Relaxed));
@@ -322,7 +325,9 @@ impl Metrics {
         metrics::gauge!(name, "version" => env!("CARGO_PKG_VERSION")).set(1);
         let name = "nearkey_tls_verify_disabled";
         let help = "Whether the upstream's certificate is not verified.";
-        self.gauge(name, help, |s| f64::from(u8::from(s.tls_verify_disabled)));
+        self.gauge(name, help, |s| {
+            f64::from(u8::from(s.shown.load().tls_verify_disabled))
+        });
         let name = "nearkey_draining";
         let help = "Whether the process is on its way out.";
         self.gauge(name, help, |s| f64::from(u8::from(s.is_draining())));

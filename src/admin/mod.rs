@@ -10,10 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
+use crate::control::Control;
 use crate::events::Events;
 use crate::l1::L1;
 use crate::stats::{Counter, Counters, UpstreamState, UpstreamStats, WorkerStats};
 
+mod control;
 mod health;
 mod histogram;
 mod history;
@@ -28,6 +32,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub use control::Shown;
 pub use server::serve;
 
 /// Settings of the admin endpoint (`[admin]`).
@@ -43,16 +48,10 @@ pub struct State {
     pub workers: Vec<Arc<WorkerStats>>,
     /// What is known of the upstream.
     pub upstream: Arc<UpstreamStats>,
-    /// Ceiling on connections to the upstream.
-    pub max_connections: usize,
-    /// Ceiling on clients.
-    pub max_clients: usize,
-    /// Bytes of memory that the process may use; 0 is no limit.
-    pub memory_limit: usize,
-    /// Who runs the upstream, as a word such as `upstash`.
-    pub provider: &'static str,
-    /// Where the upstream is; must be free of secrets.
-    pub address: String,
+    /// What the configuration in force says of the process.
+    pub shown: ArcSwap<Shown>,
+    /// What operators steer.
+    pub control: Arc<Control>,
     /// When the process started.
     pub started: Instant,
     /// Whether clients can connect.
@@ -62,8 +61,6 @@ pub struct State {
     /// Asks the data path to open a connection if it has none, and returns at once. Called at most
     /// once a second, and only while nothing was tried yet or the latest attempt failed.
     pub probe: Option<Box<dyn Fn() + Send + Sync>>,
-    /// Whether anyone may answer in the upstream's place.
-    pub tls_verify_disabled: bool,
     /// L1, if the configuration has a use for one.
     pub l1: Option<Arc<L1>>,
     /// The latest events of the log.
@@ -71,6 +68,11 @@ pub struct State {
 }
 
 impl State {
+    /// Another configuration is in force.
+    pub fn show(&self, shown: Shown) {
+        self.shown.store(Arc::new(shown));
+    }
+
     /// The latest verdict on the upstream.
     fn upstream_state(&self) -> UpstreamState {
         self.upstream

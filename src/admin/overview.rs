@@ -41,6 +41,7 @@ pub(super) fn overview(state: &State, history: &History, request: &Request) -> R
         Ok(since) => since,
         Err(what) => return Response::text(Status::BadRequest, format!("{what}\n")),
     };
+    let shown = state.shown.load();
     let events: Vec<_> = state.events.since(since.event).iter().map(event).collect();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -49,7 +50,7 @@ pub(super) fn overview(state: &State, history: &History, request: &Request) -> R
         "upstream": upstream(state),
         "clients": {
             "now": state.sum(|c| &c.clients),
-            "max": state.max_clients,
+            "max": shown.max_clients,
             "accepted": state.sum(|c| &c.clients_accepted),
             "refused": state.sum(|c| &c.clients_refused_limit)
                 + state.sum(|c| &c.clients_refused_protected),
@@ -83,6 +84,7 @@ fn upstream(state: &State) -> Value {
         UpstreamState::Down(_) => "down",
     };
     let trouble = state_now.trouble();
+    let shown = state.shown.load();
     let failures = ConnectFailure::ALL.into_iter().map(|cause| {
         let count = state.upstream.connect_failures[cause as usize].load(Relaxed);
         (cause.as_str().to_owned(), Value::from(count))
@@ -93,12 +95,12 @@ fn upstream(state: &State) -> Value {
         "cause": trouble.map(|trouble| trouble.cause.as_str()),
         "message": trouble.map(|trouble| trouble.message.as_str()),
         "advice": trouble.map(|trouble| trouble.cause.advice()),
-        "address": state.address,
-        "provider": state.provider,
-        "tls_verify_disabled": state.tls_verify_disabled,
+        "address": shown.address,
+        "provider": shown.provider,
+        "tls_verify_disabled": shown.tls_verify_disabled,
         "connections": state.upstream.connections.load(Relaxed),
         "connections_peak": state.upstream.connections_peak.load(Relaxed),
-        "connections_max": state.max_connections,
+        "connections_max": shown.max_connections,
         "connects": state.upstream.connects.load(Relaxed),
         "lost": state.upstream.lost.load(Relaxed),
         "failures": failures,

@@ -177,7 +177,7 @@ impl Server {
             return Response::error(Status::MethodNotAllowed);
         }
         match request.path.as_str() {
-            "/live" => health::live(),
+            "/live" => health::live(&self.state),
             "/ready" => health::ready(&self.state, &self.prober),
             "/health" => health::health(&self.state, &self.prober).await,
             "/hotkeys" => l1::hot_keys(&self.state, request),

@@ -55,6 +55,15 @@ impl Effective {
         }
     }
 
+    /// Whether the value of a dotted key is another one there. Secrets look the same.
+    pub fn differs(&self, other: &Self, key: &str) -> bool {
+        let of = |effective: &Self| -> Vec<String> {
+            let lines = effective.lines.iter().filter(|line| line.key == key);
+            lines.map(|line| line.setting.clone()).collect()
+        };
+        of(self) != of(other)
+    }
+
     /// Where the value of a dotted key comes from, such as `env REDIS_URL`.
     pub fn origin(&self, key: &str) -> Option<&str> {
         let line = self.lines.iter().find(|line| line.key == key);

@@ -17,6 +17,7 @@ mod cache;
 mod checks;
 mod draft;
 mod effective;
+mod effects;
 mod env;
 mod examples;
 mod file;
@@ -37,6 +38,7 @@ pub(crate) mod value;
 mod tests;
 
 pub use effective::Effective;
+pub use effects::{Effect, changed, effect_of, effects_reference, keep_fixed};
 pub use env::{ProcessEnv, Strings};
 pub use examples::{EXAMPLES, example};
 pub use problem::{ConfigErrors, Problem};

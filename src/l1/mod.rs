@@ -22,6 +22,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
 
 pub mod ask;
 pub mod clock;
@@ -119,10 +123,12 @@ impl Rule {
 /// L1 as all threads of the process share it.
 #[derive(Debug)]
 pub struct L1 {
-    /// Settings.
-    pub config: Config,
+    /// Settings; a reload replaces them.
+    config: ArcSwap<Config>,
     /// What holds for which keys.
-    pub rules: Rules,
+    rules: ArcSwap<Rules>,
+    /// `cache.lease` in microseconds, for hits.
+    lease: AtomicU64,
     /// Which reads it holds.
     pub shapes: Shapes,
     /// Whether keys may have changed.
@@ -186,19 +192,16 @@ impl L1 {
         self.views = Mutex::default();
     }
 
-    fn build(mut config: Config, table: &CommandTable) -> Self {
-        // One that takes much of the whole would be evicted as soon as it is in.
-        config.max_value = config.max_value.min(config.max_bytes / 8);
-        for rule in &mut config.rules {
-            rule.max_value = rule.max_value.map(|most| most.min(config.max_bytes / 8));
-        }
+    fn build(config: Config, table: &CommandTable) -> Self {
+        let max_bytes = config.max_bytes;
+        let config = fitted(config, max_bytes);
         let id = |name: &[u8]| table.lookup(name).map(Spec::id).unwrap_or_default();
         let stamps = Arc::new(Stamps::new(config.longest_life()));
         let clock = Clock::default();
         Self {
             mget: id(b"MGET"),
             get: id(b"GET"),
-            rules: Rules::new(&config),
+            rules: ArcSwap::from_pointee(Rules::new(&config)),
             shapes: Shapes::new(table),
             store: Store::new(config.max_bytes, stamps.clone(), clock),
             stamps,
@@ -206,10 +209,48 @@ impl L1 {
             clock,
             trackers: Mutex::default(),
             views: Mutex::default(),
-            config,
+            lease: AtomicU64::new(clock::micros(config.lease)),
+            config: ArcSwap::from_pointee(config),
             #[cfg(any(test, feature = "sabotage"))]
             left_out: None,
         }
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// What holds for which keys.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// `cache.lease`.
+    #[inline]
+    pub fn lease(&self) -> Duration {
+        Duration::from_micros(self.lease.load(Ordering::Relaxed))
+    }
+
+    /// Other settings, for what is filled from here on; what was filled before is no longer good. How much
+    /// memory there is stays as it was. [`L1::lose_all`] must follow once no reader goes by the old rules.
+    pub fn reconfigure(&self, config: Config) {
+        let old = self.config.load();
+        let config = Config {
+            max_bytes: old.max_bytes,
+            hash_key_names: old.hash_key_names,
+            ..fitted(config, old.max_bytes)
+        };
+        let rules = if config.is_inert() {
+            Rules::default()
+        } else {
+            Rules::new(&config)
+        };
+        self.rules.store(Arc::new(rules));
+        self.lease
+            .store(clock::micros(config.lease), Ordering::Relaxed);
+        self.config.store(Arc::new(config));
+        self.lose_all();
     }
 
     /// Whether a rule of coherence is kept. All are, but for tests that must notice.
@@ -285,7 +326,7 @@ impl L1 {
 
     /// Nothing is served from here, only counted.
     pub fn observes(&self) -> bool {
-        self.config.mode == Mode::Observe
+        self.config().mode == Mode::Observe
     }
 
     /// Nothing has touched the entry's key since it was read.
@@ -330,4 +371,14 @@ impl L1 {
             self.stamps.touch_absent();
         }
     }
+}
+
+/// A reply that takes much of the whole would be evicted as soon as it is in.
+fn fitted(mut config: Config, max_bytes: usize) -> Config {
+    let most = max_bytes / 8;
+    config.max_value = config.max_value.min(most);
+    for rule in &mut config.rules {
+        rule.max_value = rule.max_value.map(|value| value.min(most));
+    }
+    config
 }

@@ -12,7 +12,7 @@ use super::entry::{Entry, Facts, Read, Scope};
 use super::fetch::{Answer, Fetch, Fetcher, Order};
 use super::front::Front;
 use super::hot::{Event, Hot, Reason};
-use super::rules::Terms;
+use super::rules::{Rules, Terms};
 use super::tracker::{Standing, Tracker};
 use super::{L1, Rule};
 use crate::stats::WorkerStats;
@@ -25,6 +25,8 @@ pub struct Reader {
     pub l1: Arc<L1>,
     pub(super) stats: Arc<WorkerStats>,
     front: RefCell<Front>,
+    /// What holds for which keys, as this worker has it.
+    rules: RefCell<Arc<Rules>>,
     trackers: RefCell<HashMap<Scope, Arc<Tracker>>>,
     fetches: RefCell<HashMap<u64, Rc<Fetch>>>,
     /// The latest fetch of each read that is in flight, by the read's hash.
@@ -87,11 +89,12 @@ enum Verdict {
 impl Reader {
     /// A reader that has read nothing.
     pub fn new(l1: Arc<L1>, stats: Arc<WorkerStats>) -> Self {
-        let hot = Hot::new(l1.config.hash_key_names);
+        let hot = Hot::new(l1.config().hash_key_names);
         l1.watch(hot.view());
         Self {
             hot,
             front: RefCell::new(l1.store.front()),
+            rules: RefCell::new(l1.rules()),
             l1,
             stats,
             trackers: RefCell::default(),
@@ -99,6 +102,11 @@ impl Reader {
             latest: RefCell::default(),
             next_ticket: Cell::new(0),
         }
+    }
+
+    /// Goes by the rules in force from here on.
+    pub fn reconfigure(&self) {
+        self.rules.replace(self.l1.rules());
     }
 
     /// What is known of a read whose session has nothing in flight. Orders nothing.
@@ -111,7 +119,8 @@ impl Reader {
         {
             return seen;
         }
-        let terms = self.l1.rules.of(read.key);
+        let rules = self.rules.borrow();
+        let terms = rules.of(read.key);
         if !terms.cache || terms.mode == Mode::Off {
             counters.l1_bypass_rule.add(1);
             let reason = terms.rule.map_or(Reason::NoRule, |_| Reason::Rule);
@@ -176,13 +185,13 @@ impl Reader {
             Verdict::Overdue if entry.terms.mode == Mode::Observe => {}
             Verdict::Good => {
                 if !entry.timed {
-                    entry.tracker.note_hit(now, self.l1.config.lease);
+                    entry.tracker.note_hit(now, self.l1.lease());
                 }
                 return Some(Seen::Entry(entry));
             }
             Verdict::Lapsed | Verdict::Overdue
                 if may_serve_stale(&entry, now, || {
-                    entry.tracker.is_stuck(now, self.l1.config.lease) || is_down()
+                    entry.tracker.is_stuck(now, self.l1.lease()) || is_down()
                 }) =>
             {
                 counters.l1_stale_hits.add(1);
@@ -323,7 +332,7 @@ impl Reader {
         let l1 = &self.l1;
         // Before the stamps: what pushes had said when it was renewed is then to be seen in them.
         let fresh =
-            entry.timed || entry.tracker.is_fresh(now, l1.config.lease) || !l1.keeps(Rule::Lease);
+            entry.timed || entry.tracker.is_fresh(now, l1.lease()) || !l1.keeps(Rule::Lease);
         if !l1.stamps.stands(&entry.stamp, entry.absent) && l1.keeps(Rule::Stamps) {
             return Verdict::Bad;
         }
@@ -344,7 +353,7 @@ impl Reader {
         let link = self.tracker(read.scope).link();
         let stands = self.l1.stamps.stands(&fetch.stamp, true) && fetch.link == link;
         // It may have been read long ago, and its pushes be as late as its reply.
-        let recent = now.since(fetch.since) <= micros(self.l1.config.lease);
+        let recent = now.since(fetch.since) <= micros(self.l1.lease());
         (fetch.name.is_of(read)
             && (stands || !self.l1.keeps(Rule::VersionedJoin))
             && (recent || !self.l1.keeps(Rule::Lease)))
@@ -373,7 +382,7 @@ impl Reader {
                 false
             }
         };
-        if !can || tracker.is_stuck(now, self.l1.config.lease) {
+        if !can || tracker.is_stuck(now, self.l1.lease()) {
             self.stats.counters.l1_bypass_down.add(1);
             self.note(read, Event::Bypass(Reason::NotTracked));
             return None;

@@ -118,7 +118,7 @@ impl<'a> Report<'a> {
 
     /// The configured mode.
     pub fn configured(&self) -> &'static str {
-        self.l1.map_or("off", |l1| mode_word(l1.config.mode))
+        self.l1.map_or("off", |l1| mode_word(l1.config().mode))
     }
 
     /// What is in force, and why it is no more than that; no words where all connections track.
@@ -131,15 +131,15 @@ impl<'a> Report<'a> {
         if any(Standing::Tracking).is_some() {
             (InForce::Tracking, untracked(&trackers))
         } else if let Some(tracker) = any(Standing::Timed) {
-            timed(&l1.config, &tracker.reason())
+            timed(&l1.config(), &tracker.reason())
         } else if let Some(reason) = trackers.iter().map(|t| t.reason()).find(|r| !r.is_empty()) {
             // Between two attempts it is closed; what the latest came to still holds.
             let stale = l1
-                .config
+                .config()
                 .rules
                 .iter()
                 .any(|rule| rule.stale_if_down.is_some());
-            match has_ttl(&l1.config) {
+            match has_ttl(&l1.config()) {
                 _ if stale => {
                     let why = format!("{reason}; while the server is away, stale_if_down holds");
                     (InForce::Waiting, why)
@@ -175,7 +175,7 @@ impl<'a> Report<'a> {
 
     /// Bound on those bytes.
     pub fn max_bytes(&self) -> u64 {
-        self.l1.map_or(0, |l1| l1.config.max_bytes as u64)
+        self.l1.map_or(0, |l1| l1.config().max_bytes as u64)
     }
 
     /// Connections for L1 that stand like this.
@@ -213,7 +213,7 @@ impl<'a> Report<'a> {
     }
 
     fn cost(&self) -> config::Cost {
-        self.l1.map(|l1| l1.config.cost).unwrap_or_default()
+        self.l1.map(|l1| l1.config().cost).unwrap_or_default()
     }
 
     fn usage(&self) -> Usage {
@@ -388,7 +388,7 @@ impl L1 {
         now: Now,
         is_down: bool,
     ) -> Result<&'static str, &'static str> {
-        let fresh = entry.timed || entry.tracker.is_fresh(now, self.config.lease);
+        let fresh = entry.timed || entry.tracker.is_fresh(now, self.lease());
         let linked = entry.timed || entry.tracker.link() == entry.link;
         if !self.stands(entry) {
             Err("its key has changed, or may have")
@@ -400,7 +400,7 @@ impl L1 {
         } else if entry.terms.mode == Mode::Observe {
             Err("the mode is \"observe\": nothing is served from memory")
         } else if !fresh || !linked || entry.is_expired(now) {
-            let is_down = || is_down || entry.tracker.is_stuck(now, self.config.lease);
+            let is_down = || is_down || entry.tracker.is_stuck(now, self.lease());
             match may_serve_stale(entry, now, is_down) {
                 true => Ok("beyond its time: the server cannot be reached (stale_if_down)"),
                 false => Err(overdue(linked, entry.is_expired(now))),
@@ -412,7 +412,8 @@ impl L1 {
 
     /// Why a key without an entry has none.
     pub fn why_not(&self, scope: Scope, key: &[u8], workers: &[Arc<WorkerStats>]) -> String {
-        let terms = self.rules.of(key);
+        let rules = self.rules();
+        let terms = rules.of(key);
         if !terms.cache || terms.mode == Mode::Off {
             return match terms.rule {
                 Some(_) => "its rule says \"bypass\"".to_owned(),

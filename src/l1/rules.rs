@@ -31,6 +31,16 @@ pub struct Rules {
     default: Arc<Terms>,
 }
 
+/// Nothing is kept.
+impl Default for Rules {
+    fn default() -> Self {
+        Self::new(&Config {
+            mode: Mode::Off,
+            ..Config::default()
+        })
+    }
+}
+
 impl Rules {
     /// The rules of a configuration.
     pub fn new(config: &Config) -> Self {

@@ -44,18 +44,18 @@ pub(super) async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc
 }
 
 fn refusal(worker: &Worker, gate: &Gate, accepted: &Accepted) -> Option<&'static str> {
-    let counters = worker.counters();
+    let (counters, config) = (worker.counters(), gate.config.load());
     let clients: usize = gate
         .loads
         .iter()
         .map(|load| load.load(Ordering::Relaxed))
         .sum();
     match accepted {
-        Accepted::Tcp(_, peer) if listener::is_protected_from(&gate.config.listen, *peer) => {
+        Accepted::Tcp(_, peer) if listener::is_protected_from(&config.listen, *peer) => {
             counters.clients_refused_protected.add(1);
             Some(errors::PROTECTED)
         }
-        _ if clients >= gate.max_clients => {
+        _ if clients >= gate.max_clients.load(Ordering::Relaxed) => {
             counters.clients_refused_limit.add(1);
             Some(errors::MAX_CLIENTS)
         }
@@ -81,12 +81,13 @@ fn admit(worker: &Rc<Worker>, accepted: Accepted, gate: &Arc<Gate>) {
         gate: gate.clone(),
         to: worker.index,
     };
-    match into_stream(accepted, gate.tls.is_some()) {
+    let tls = gate.tls.load_full();
+    match into_stream(accepted, tls.is_some()) {
         Ok(Arriving::Ready(stream)) => worker.admit(stream, id, dealt),
         Ok(Arriving::Tls(tcp)) => {
-            let (worker, gate) = (worker.clone(), gate.clone());
+            let worker = worker.clone();
             tokio::task::spawn_local(async move {
-                let Some(tls) = &gate.tls else { return };
+                let Some(tls) = tls else { return };
                 match tokio::time::timeout(CLIENT_TLS_TIMEOUT, tls.accept(tcp)).await {
                     Ok(Ok(stream)) => worker.admit(Stream::Tls(Box::new(stream.into())), id, dealt),
                     Ok(Err(e)) => tracing::debug!("client TLS handshake failed: {e}"),

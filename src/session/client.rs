@@ -1,6 +1,7 @@
 //! The CLIENT command over this proxy's own clients.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use super::connection::{INVALID_NAME, is_valid_label, parse_int};
 use super::local::{answer_query, help};
@@ -38,6 +39,17 @@ pub enum Query {
     CacheKey(Vec<u8>),
     /// `NEARKEY FLUSH`, of all keys or of those that match a pattern.
     CacheFlush(Option<Vec<u8>>),
+    /// `NEARKEY PAUSE`: hold commands for at most this long; those that only read go on if `writes`.
+    Pause {
+        /// Only what may write is held.
+        writes: bool,
+        /// For how long.
+        limit: Duration,
+    },
+    /// `NEARKEY RESUME`.
+    Resume,
+    /// `NEARKEY RELOAD`.
+    Reload,
 }
 
 /// `TYPE` of `CLIENT LIST` and `CLIENT KILL`.

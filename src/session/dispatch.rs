@@ -5,6 +5,7 @@ use std::task::Poll;
 use super::special::Pin;
 use super::{Env, Kind, ReplyMode, Router, Session, Verdict, errors, handling_of, local, touch};
 use crate::commands::{self, Class, CommandTable, Spec};
+use crate::control::Paused;
 use crate::l1::touched::Touched;
 use crate::resp::{encode, inline, request};
 use crate::sabotage::{self, Bug};
@@ -83,16 +84,16 @@ impl Session {
         if self.in_transaction() && !leaves_queue(spec) {
             return self.queue(Some((exact, class)), command, args, out, env);
         }
+        if self.must_pause(exact, class, env) {
+            return Verdict::Hold;
+        }
         match class {
             Class::Local
                 if self.moves_lease() && &*spec.name == "SELECT" && exact.accepts(args.len()) =>
             {
                 self.select_pinned(spec, command, args, out, env, router)
             }
-            Class::Local if self.is_tracked() && tells_tracking(exact) => {
-                self.send(exact, command, Touched::default(), router)
-            }
-            Class::Local if sabotage::is(Bug::ReplyForwarded) && &*exact.name == "CLIENT|REPLY" => {
+            Class::Local if self.is_for_server(exact) => {
                 self.send(exact, command, Touched::default(), router)
             }
             Class::Local => self.handle_local(spec, args, out, env, router),
@@ -113,6 +114,12 @@ impl Session {
             Class::Refused => self.answer_refused(errors::denied(spec, args), out, env),
             Class::Subscribe => self.subscribe(spec, args, out, env, router),
         }
+    }
+
+    /// What the session answers itself, but for the state of its own connection to the server.
+    fn is_for_server(&self, spec: &Spec) -> bool {
+        let forwarded = sabotage::is(Bug::ReplyForwarded) && &*spec.name == "CLIENT|REPLY";
+        forwarded || (self.is_tracked() && tells_tracking(spec))
     }
 
     /// Sends a command that needs no connection of its own where the session's commands go.
@@ -162,6 +169,9 @@ impl Session {
         if !self.authenticated {
             // Nobody opens a connection to the server for a client that has proven nothing.
             return self.answer_refused(errors::unknown(args), out, env);
+        }
+        if env.paused == Paused::All {
+            return Verdict::Hold;
         }
         match router.poll_facts(self.key) {
             Poll::Pending => Verdict::Hold,

@@ -74,6 +74,9 @@ impl Session {
                 self.discard(&text);
             }
             // Whose reply comes while it is sent must be beyond doubt.
+            Way::Stream(spec) if self.must_pause(spec, Class::Shared, env) => {
+                return Some(Status::Hold);
+            }
             Way::Stream(_) if self.pending.owed() > 0 => return Some(Status::Hold),
             Way::Stream(spec) => match self.poll_own_lease(router) {
                 Poll::Pending => return Some(Status::Hold),

@@ -15,6 +15,7 @@ mod large;
 mod local;
 mod nearkey;
 mod patience;
+mod pause;
 mod pending;
 mod pin;
 mod read;
@@ -33,6 +34,7 @@ pub use router::{Env, MayWait, Reads, Router, Settings};
 use self::read::{At, Consulted};
 use self::special::{Pin, Special};
 use crate::commands::{Class, CommandId, Spec};
+use crate::control::Paused;
 use crate::l1::touched::Touched;
 use crate::resp::request::{Kind, Limits, RequestError, RequestScanner, Scan};
 use crate::resp::{Protocol, encode};
@@ -410,7 +412,7 @@ impl Session {
 
     /// The hot path: a command that needs nothing but its place in the row.
     fn direct<'t>(&self, command: &[u8], kind: Kind, env: &Env<'t>) -> Option<&'t Spec> {
-        if kind != Kind::Multibulk || !self.is_plain() {
+        if kind != Kind::Multibulk || !self.is_plain() || env.paused != Paused::No {
             return None;
         }
         let spec = env.table.lookup(&command[self.scanner.arg(0)?])?;

@@ -1,11 +1,18 @@
 //! NEARKEY: what the proxy says of itself over the Redis port, and how L1 is emptied.
 
+use std::time::Duration;
+
 use super::connection::parse_int;
 use super::local::{answer_query, help};
 use super::{Query, Router, Session, Verdict, errors};
 use crate::l1::hot::By;
 use crate::l1::report::{DEFAULT_HOT, MAX_HOT};
 use crate::resp::encode;
+
+/// How long commands are held if nobody says, and at most: clients wait, and all they send is kept.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+const OUT_OF_RANGE: &str = "ERR timeout must be from 1 to 600000 milliseconds";
 
 const HELP: &[&str] = &[
     "NEARKEY <subcommand> [<arg> ...]. Subcommands are:",
@@ -19,6 +26,12 @@ const HELP: &[&str] = &[
     "    The `# Nearkey` section of INFO: clients, connections, commands, errors, L1.",
     "KEY <key>",
     "    What L1 holds of a key in this database, or why it holds nothing.",
+    "PAUSE [<milliseconds>] [ALL|WRITE]",
+    "    Hold commands, or those that may write, for 30 s or the time given. Returns how many are in flight.",
+    "RELOAD",
+    "    Read the configuration, its certificates and passwords anew. What is wrong changes nothing.",
+    "RESUME",
+    "    End the pause.",
     "STATS",
     "    L1 in numbers: its mode and why, entries, hits, misses, what it saved.",
     "VERSION",
@@ -60,6 +73,11 @@ fn parse(sub: &[u8], args: &[&[u8]]) -> Result<Query, String> {
         (b"FLUSH", [pattern]) => Ok(Query::CacheFlush(Some(pattern.to_vec()))),
         (b"FLUSH", _) => arity("FLUSH"),
         (b"HOTKEYS", args) => parse_hotkeys(args),
+        (b"PAUSE", args) => parse_pause(args),
+        (b"RELOAD", []) => Ok(Query::Reload),
+        (b"RELOAD", _) => arity("RELOAD"),
+        (b"RESUME", []) => Ok(Query::Resume),
+        (b"RESUME", _) => arity("RESUME"),
         _ => Err(errors::unknown_subcommand("NEARKEY", sub)),
     }
 }
@@ -88,6 +106,32 @@ fn parse_hotkeys(args: &[&[u8]]) -> Result<Query, String> {
         [] => Ok(Query::HotKeys { by, count }),
         _ => Err(errors::SYNTAX.to_owned()),
     }
+}
+
+/// The time and what is held, each once, in any order.
+fn parse_pause(args: &[&[u8]]) -> Result<Query, String> {
+    let (mut limit, mut writes) = (None, None);
+    for arg in args {
+        let word = arg.to_ascii_uppercase();
+        let said = match word.as_slice() {
+            b"WRITE" => writes.replace(true).is_some(),
+            b"ALL" => writes.replace(false).is_some(),
+            _ => {
+                let number =
+                    parse_int(arg).ok_or("ERR timeout is not an integer or out of range")?;
+                let number = u64::try_from(number).ok().map(Duration::from_millis);
+                let known = number.filter(|limit| !limit.is_zero() && *limit <= MAX_PAUSE);
+                limit.replace(known.ok_or(OUT_OF_RANGE)?).is_some()
+            }
+        };
+        if said {
+            return Err(errors::SYNTAX.to_owned());
+        }
+    }
+    Ok(Query::Pause {
+        writes: writes.unwrap_or(false),
+        limit: limit.unwrap_or(DEFAULT_PAUSE),
+    })
 }
 
 fn parse_by(word: &[u8]) -> Option<By> {
@@ -122,6 +166,15 @@ mod tests {
         assert_eq!(parsed("stats"), Ok(Query::CacheStats));
         assert_eq!(parsed("KEY a"), Ok(Query::CacheKey(b"a".to_vec())));
         assert_eq!(parsed("FLUSH"), Ok(Query::CacheFlush(None)));
+        let pause = |writes, millis| {
+            let limit = Duration::from_millis(millis);
+            Ok(Query::Pause { writes, limit })
+        };
+        assert_eq!(parsed("PAUSE"), pause(false, 30_000));
+        assert_eq!(parsed("PAUSE 500 write"), pause(true, 500));
+        assert_eq!(parsed("PAUSE ALL 500"), pause(false, 500));
+        assert_eq!(parsed("RESUME"), Ok(Query::Resume));
+        assert_eq!(parsed("RELOAD"), Ok(Query::Reload));
         let pattern = Query::CacheFlush(Some(b"a*".to_vec()));
         assert_eq!(parsed("FLUSH a*"), Ok(pattern));
     }
@@ -155,6 +208,19 @@ mod tests {
                 "ERR COUNT is 512 at most: no more are counted",
             ),
             ("HOTKEYS COUNT -1", errors::COUNT_TOO_LOW),
+            ("PAUSE 0", OUT_OF_RANGE),
+            ("PAUSE -1", OUT_OF_RANGE),
+            ("PAUSE 600001", OUT_OF_RANGE),
+            ("PAUSE 10 20", errors::SYNTAX),
+            ("PAUSE WRITE ALL", errors::SYNTAX),
+            (
+                "PAUSE soon",
+                "ERR timeout is not an integer or out of range",
+            ),
+            (
+                "RELOAD now",
+                "ERR wrong number of arguments for 'nearkey|reload' command",
+            ),
             ("NOPE", "ERR unknown subcommand 'NOPE'. Try NEARKEY HELP."),
         ] {
             assert_eq!(parsed(words), Err(error.to_owned()), "{words}");

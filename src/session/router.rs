@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use super::Query;
 use crate::commands::CommandTable;
+use crate::control::Paused;
 use crate::hub::Topic;
 use crate::l1::L1;
 use crate::l1::entry::Read;
@@ -140,6 +141,8 @@ pub struct Env<'a> {
     pub l1: Option<&'a L1>,
     /// Which keys are used most, where there is an L1.
     pub hot: Option<&'a Hot>,
+    /// Which commands are held.
+    pub paused: Paused,
 }
 
 /// One command that reads, of one key or of several.

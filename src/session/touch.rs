@@ -66,7 +66,7 @@ pub(super) fn touch(l1: &L1, spec: &Spec, args: &[&[u8]], touched: &mut Touched)
         Effect::WritesAny => return touched.add_everything(true),
         Effect::Reads => (false, true),
         Effect::Writes => (true, true),
-        Effect::Script { reads_only } => (!reads_only, l1.config.scripts == Scripts::Declared),
+        Effect::Script { reads_only } => (!reads_only, l1.config().scripts == Scripts::Declared),
     };
     if !named_only {
         return touched.add_everything(writes);

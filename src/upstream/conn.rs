@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use super::LaneKey;
 use super::backoff::Backoff;
+use super::hold::Hold;
 use super::link::Link;
 use super::logins::SAME_ANSWER;
-use super::loss;
 use super::outbox::Outbox;
 use super::pipe::{Handling, Pipe, Run, Terms, Tick};
 use super::reply_to::{Failure, Owner, ReplyTo};
-use super::serve::{Ended, Serving};
+use super::serve::Serving;
 use super::status::{State, Status};
 use crate::l1::touched::Touched;
 use crate::sabotage::{self, Bug};
@@ -66,6 +66,8 @@ pub(super) struct Core<W> {
     pub facts_reply: Vec<u8>,
     /// What the server calls this connection.
     pub server_id: Option<u64>,
+    /// What comes is held back.
+    pub hold: Hold,
 }
 
 /// One connection. `W` says whom replies are for.
@@ -91,8 +93,14 @@ pub struct Conn<W> {
     pub(super) permitted: Cell<bool>,
     /// More commands than this are not in flight on a shared connection.
     pub(super) max_in_flight: usize,
-    /// Which generation of connections it is of.
+    /// Where and to whom it was opened, as the dialer counts.
     pub(super) generation: Cell<u64>,
+    /// How often all connections were to be opened anew before it was.
+    pub(super) reopened: Cell<u64>,
+    /// It is to be left for another.
+    pub(super) moving: Cell<bool>,
+    /// How many pauses of the process there were when it was known to be alive.
+    pub(super) gaps_seen: Cell<u32>,
 }
 
 impl<W: ReplyTo> Conn<W> {
@@ -116,6 +124,7 @@ impl<W: ReplyTo> Conn<W> {
             identity: super::facts::Identity::default(),
             facts_reply: Vec::new(),
             server_id: None,
+            hold: Hold::default(),
         };
         Rc::new(Self {
             key,
@@ -136,6 +145,9 @@ impl<W: ReplyTo> Conn<W> {
                 Role::Leased => usize::MAX,
             },
             generation: Cell::new(0),
+            reopened: Cell::new(0),
+            moving: Cell::new(false),
+            gaps_seen: Cell::new(0),
         })
     }
 
@@ -223,6 +235,7 @@ impl<W: ReplyTo> Conn<W> {
         now: Tick,
     ) {
         let (hidden, is_unit) = (terms.hidden, terms.hidden > 0);
+        self.look_back(now);
         {
             let mut core = self.core.borrow_mut();
             core.outbox.push(bytes);
@@ -251,6 +264,7 @@ impl<W: ReplyTo> Conn<W> {
     /// Announces one large command whose bytes follow with [`Conn::stream`]. Its time does not run
     /// before the last of them.
     pub fn begin_stream(self: &Rc<Self>, owner: W, touched: Touched) {
+        self.look_back(self.link.now());
         let run = Run {
             owner: Some(Owner::Client(owner)),
             terms: Terms {
@@ -346,7 +360,7 @@ impl<W: ReplyTo> Conn<W> {
         let _last = LastWords(&self);
         // Whose name it is stays known for as long as it is up.
         let _login = self.link.dialer.logins.get(self.key.identity);
-        while self.begin()
+        while !self.is_closing()
             && let Some((stream, permit)) = self.open_stream().await
         {
             self.status.set(State::Open);
@@ -370,126 +384,6 @@ impl<W: ReplyTo> Conn<W> {
             self.fail_all(&Failure::Lost);
         }
         self.release_holder();
-    }
-
-    /// Fails everything that waits or is in flight.
-    pub(super) fn fail_all(&self, failure: &Failure) {
-        let runs = {
-            let mut core = self.core.borrow_mut();
-            core.outbox.reset(Vec::new());
-            core.pipe.take()
-        };
-        for run in runs {
-            self.fail_run(run, failure);
-        }
-        self.make_room();
-    }
-
-    /// Has clients read on that waited for the outbox to empty.
-    pub(super) fn make_room(&self) {
-        let mut core = self.core.borrow_mut();
-        if !core.waiting.is_empty() && core.outbox.unwritten().len() <= BACKLOG_HIGH / 2 {
-            let waiting = std::mem::take(&mut core.waiting);
-            drop(core);
-            waiting.iter().for_each(ReplyTo::resume);
-        }
-    }
-
-    /// Tells the owner of a run that its replies will not come.
-    pub(super) fn fail_run(&self, run: Run<Owner<W>>, failure: &Failure) {
-        // It may have been executed all the same. A read has shown nothing.
-        if run.terms.touched.writes() {
-            self.link.note_answered(&run.terms.touched);
-        }
-        let counters = &self.link.stats.counters;
-        let visible = run.visible();
-        let count = u64::from(visible);
-        match run.owner {
-            None => {}
-            Some(Owner::Ping) => {}
-            Some(Owner::Question(question)) => question.fail(failure),
-            Some(Owner::Facts) => self.link.dialer.facts.fail(),
-            Some(Owner::Client(_)) if self.abandoned.get() => counters.in_flight.sub(count),
-            // It waits for nothing that could be missing.
-            Some(Owner::Client(owner)) if visible == 0 => owner.resume(),
-            Some(Owner::Client(owner)) => {
-                counters.in_flight.sub(count);
-                match failure {
-                    Failure::Unreachable(_) | Failure::Refused(_) => {
-                        counters.errors_unreachable.add(count)
-                    }
-                    Failure::Crowded { .. } => counters.errors_crowded.add(count),
-                    Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(count),
-                    Failure::Timeout(_) => counters.errors_timeout.add(count),
-                    Failure::Lost | Failure::Torn => counters.errors_lost.add(count),
-                }
-                owner.fail(failure, visible, run.terms.handling);
-            }
-        }
-    }
-
-    /// Sorts out what a connection that ended leaves behind.
-    fn handle_end(&self, ended: &Ended) {
-        let waiting = std::mem::take(&mut self.core.borrow_mut().waiting);
-        waiting.iter().for_each(ReplyTo::resume);
-        if let Ended::Lost(reason) = ended {
-            self.link
-                .dialer
-                .stats
-                .lost
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let in_flight = self.core.borrow().pipe.len();
-            tracing::warn!(reason, in_flight, key = ?self.key, "upstream connection lost");
-        }
-        let config = &self.link.dialer.config();
-        if matches!(ended, Ended::Lost(_)) {
-            self.link.dialer.gate.note_loss(config);
-        }
-        let streaming = self.core.borrow().pipe.is_streaming();
-        let (kept, failed) = {
-            let mut core = self.core.borrow_mut();
-            let written = core.outbox.unanswered_written();
-            let bytes = core.outbox.unanswered().to_vec();
-            let runs = core.pipe.take();
-            // Whether they were executed is not known, nor whether anybody still waits for them.
-            for run in runs.iter().filter(|run| run.terms.touched.writes()) {
-                self.link.note_answered(&run.terms.touched);
-            }
-            if runs
-                .iter()
-                .any(|run| matches!(run.owner, Some(Owner::Facts)))
-            {
-                self.link.dialer.facts.fail();
-            }
-            core.outbox.reset(Vec::new());
-            let retry = config.retry_reads && self.role == Role::Shared;
-            let reads = retry.then_some(&*self.link.dialer.table);
-            loss::sort(
-                runs,
-                &bytes,
-                written,
-                streaming,
-                reads,
-                config.on_lost_reply,
-            )
-        };
-        for (run, torn) in failed {
-            if sabotage::is(Bug::OldReplies) && !torn && self.role == Role::Shared {
-                self.core.borrow_mut().pipe.push(run);
-                continue;
-            }
-            self.fail_run(run, if torn { &Failure::Torn } else { &Failure::Lost });
-        }
-        let mut core = self.core.borrow_mut();
-        for (run, bytes) in kept {
-            self.link
-                .stats
-                .counters
-                .retries
-                .add(if run.retried { u64::from(run.owed) } else { 0 });
-            core.outbox.push(&bytes);
-            core.pipe.push(run);
-        }
     }
 }
 

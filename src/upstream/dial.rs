@@ -24,6 +24,7 @@ use super::verdict::Verdict;
 use super::{Address, Auth, Config, IdentityId, LaneKey};
 use crate::commands::CommandTable;
 use crate::resp::reply::{self, ReplyScan, ReplyScanner, Value};
+use crate::secret::Secret;
 use crate::stats::{ConnectFailure, UpstreamStats};
 
 /// A handshake reply longer than this is not one.
@@ -36,7 +37,9 @@ const TLS_ALERT: &[u8] = b"\x15\x03";
 #[derive(Debug)]
 pub struct Dialer {
     /// Settings; a reload replaces them.
-    pub(super) config: ArcSwap<Config>,
+    config: ArcSwap<Config>,
+    /// Where connections go, and how; what one of them is opened with belongs together.
+    reach: ArcSwap<Reach>,
     /// The ceiling that every connection counts against.
     pub budget: Arc<Budget>,
     /// What the admin endpoint shows.
@@ -46,18 +49,26 @@ pub struct Dialer {
     /// What the server says of itself.
     pub facts: FactsCell,
     /// The command table before the server has told what it has.
-    pub table: Arc<CommandTable>,
+    table: ArcSwap<CommandTable>,
     /// Whom clients are, with `upstream.auth = "passthrough"`.
     pub logins: Arc<Logins>,
     /// Who may open a connection, and when.
     pub gate: Gate,
     resolver: Resolver,
-    tls: Option<Connector>,
     /// Who may not use MULTI.
     without_transactions: Mutex<HashSet<IdentityId>>,
     /// Connections that are up.
     pub(super) established: AtomicI64,
     nonces: AtomicU64,
+}
+
+/// Where connections go, and how.
+#[derive(Debug)]
+struct Reach {
+    /// Grows when connections opened before are to be opened anew.
+    generation: u64,
+    config: Arc<Config>,
+    tls: Option<Connector>,
 }
 
 impl Dialer {
@@ -70,18 +81,24 @@ impl Dialer {
         seed: u64,
     ) -> Self {
         let reopening = Backoff::new(config.backoff_min, config.backoff_max, seed);
+        let config = Arc::new(config);
+        let reach = Reach {
+            generation: 0,
+            config: config.clone(),
+            tls,
+        };
         Self {
-            table,
+            table: ArcSwap::new(table),
             verdict: Verdict::new(stats.clone(), reopening),
             budget: Budget::new(config.max_connections, stats.clone()),
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(config),
+            reach: ArcSwap::from_pointee(reach),
             gate: Gate::new(stats.clone(), seed),
             resolver: Resolver::default(),
             stats,
             facts: FactsCell::default(),
             without_transactions: Mutex::default(),
             logins: Arc::default(),
-            tls,
             established: AtomicI64::new(0),
             nonces: AtomicU64::new(seed),
         }
@@ -90,6 +107,59 @@ impl Dialer {
     /// The settings in force. What must not change half-way looks at them once.
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// The command table before the server has told what it has.
+    pub fn table(&self) -> Arc<CommandTable> {
+        self.table.load_full()
+    }
+
+    /// Which connections are opened now; those of an earlier number lead elsewhere.
+    pub fn generation(&self) -> u64 {
+        self.reach.load().generation
+    }
+
+    /// Other settings, for what is opened from here on. `moved` says that those who are connected are
+    /// connected to the wrong server, or in the wrong way.
+    pub fn reconfigure(
+        &self,
+        config: Config,
+        tls: Option<Connector>,
+        table: Arc<CommandTable>,
+        moved: bool,
+    ) {
+        let config = Arc::new(config);
+        self.reach.store(Arc::new(Reach {
+            generation: self.generation() + u64::from(moved),
+            config: config.clone(),
+            tls,
+        }));
+        self.config.store(config);
+        self.table.store(table);
+        if moved {
+            self.facts.forget();
+            self.without_transactions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
+    }
+
+    /// Another password for connections that are opened from here on.
+    pub(super) fn replace_password(&self, secret: &Secret) {
+        let renewed = |config: &Arc<Config>| {
+            let mut config = Config::clone(config);
+            config.password = Some(secret.clone());
+            Arc::new(config)
+        };
+        self.reach.rcu(|reach| {
+            Arc::new(Reach {
+                generation: reach.generation,
+                config: renewed(&reach.config),
+                tls: reach.tls.clone(),
+            })
+        });
+        self.config.rcu(renewed);
     }
 
     /// Counts connections that are up.
@@ -136,14 +206,15 @@ impl Dialer {
     }
 
     async fn attempt(&self, key: LaneKey) -> Result<(Stream, Identity), Refusal> {
-        let limit = self.config().connect_timeout;
-        let credentials = self.credentials(key)?;
+        let reach = self.reach.load_full();
+        let limit = reach.config.connect_timeout;
+        let credentials = self.credentials(&reach.config, key)?;
         let heard = self.stats.heard.load(Ordering::Relaxed);
-        let mut result = match timeout(limit, self.dial_unlimited(key, credentials)).await {
+        let mut result = match timeout(limit, self.dial_unlimited(&reach, key, credentials)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal {
                 cause: ConnectFailure::Timeout,
-                message: self.silence(limit),
+                message: silence(&reach, limit),
                 only_this_key: false,
             }),
         };
@@ -181,12 +252,11 @@ impl Dialer {
         key.identity == IdentityId::OWN && !self.has_own_name()
     }
 
-    fn credentials(&self, key: LaneKey) -> Result<Credentials, Refusal> {
+    fn credentials(&self, config: &Config, key: LaneKey) -> Result<Credentials, Refusal> {
         if key.identity == IdentityId::OWN {
-            let username = self.config().username.clone();
             return Ok(Credentials {
-                username: username.map(String::into_bytes),
-                password: self.config().password.clone(),
+                username: config.username.clone().map(String::into_bytes),
+                password: config.password.clone(),
             });
         }
         let login = self.logins.get(key.identity);
@@ -197,21 +267,13 @@ impl Dialer {
         })
     }
 
-    fn silence(&self, limit: Duration) -> String {
-        let address = &self.config().address;
-        match self.tls {
-            // A Redis port without TLS takes the hello for half a command and waits for the rest.
-            Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
-            None => format!("{address} did not answer within {limit:?}"),
-        }
-    }
-
     async fn dial_unlimited(
         &self,
+        reach: &Reach,
         key: LaneKey,
         credentials: Credentials,
     ) -> Result<(Stream, Identity, Option<String>), Refusal> {
-        let mut stream = self.connect().await?;
+        let mut stream = self.connect(reach).await?;
         let mut handshake = Handshake::new(key, credentials, self.next_nonce());
         while let Some(request) = handshake.poll_request() {
             let reply = ask(&mut stream, &request).await?;
@@ -250,8 +312,8 @@ impl Dialer {
         !without.contains(&identity)
     }
 
-    async fn connect(&self) -> Result<Stream, Refusal> {
-        let config = self.config.load_full();
+    async fn connect(&self, reach: &Reach) -> Result<Stream, Refusal> {
+        let config = &reach.config;
         match &config.address {
             Address::Unix(path) => UnixStream::connect(path)
                 .await
@@ -262,7 +324,7 @@ impl Dialer {
                     .resolver
                     .connect(host, *port, config.connect_timeout)
                     .await?;
-                let Some(tls) = &self.tls else {
+                let Some(tls) = &reach.tls else {
                     return Ok(Stream::Tcp(tcp));
                 };
                 let stream = tls
@@ -284,6 +346,16 @@ impl Dialer {
             return failure(ConnectFailure::MaxClients, what.to_owned());
         }
         failure(error.cause(), error.to_string())
+    }
+}
+
+/// What is said of a server that says nothing.
+fn silence(reach: &Reach, limit: Duration) -> String {
+    let address = &reach.config.address;
+    match reach.tls {
+        // A Redis port without TLS takes the hello for half a command and waits for the rest.
+        Some(_) => format!("{address} did not answer within {limit:?}; is it a TLS port?"),
+        None => format!("{address} did not answer within {limit:?}"),
     }
 }
 

@@ -181,6 +181,13 @@ impl FactsCell {
         wake_all(state);
     }
 
+    /// What is known is not true of the server that is asked next.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        state.facts = None;
+        state.failed_at = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,6 +23,8 @@ pub(super) struct Harvest<'a, W> {
     pub facts: &'a mut Vec<u8>,
     /// The reply to COMMAND is whole.
     pub told: bool,
+    /// The answer has come that others wait for.
+    pub probed: bool,
     /// A push came on a leased connection that nobody holds.
     pub left_on: bool,
     pub latency: Option<Duration>,
@@ -65,6 +67,7 @@ impl<W: ReplyTo> Harvest<'_, W> {
                 self.facts.extend_from_slice(&self.input[piece.range]);
             }
             Some(Owner::Question(question)) => question.answer(&self.input[piece.range]),
+            Some(Owner::Probe) => self.probed = true,
             Some(Owner::Ping) => {
                 let dialer = &self.conn.link.dialer;
                 dialer.note_answer(&self.input[piece.range]);
@@ -83,7 +86,7 @@ pub(super) fn learn<W>(core: &mut Core<W>, link: &Link) {
         .ok()
         .filter(|_| whole);
     let rows = value.as_ref().map(command_rows).unwrap_or_default();
-    let builtin = link.dialer.table.clone();
+    let builtin = link.dialer.table();
     let lists_commands = !rows.is_empty();
     let table = if lists_commands {
         builtin.extended(rows.into_iter()).into()

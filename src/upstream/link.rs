@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dial::Dialer;
+use super::gap::Gaps;
 use super::pipe::Tick;
 use crate::l1::L1;
 use crate::l1::touched::Touched;
@@ -18,6 +19,8 @@ pub struct Link {
     pub stats: Arc<WorkerStats>,
     /// When the worker started.
     pub started: Instant,
+    /// When it stood still.
+    pub gaps: Gaps,
     /// Cached replies, for which commands that were answered touch their keys.
     pub l1: Option<Arc<L1>>,
 }
@@ -40,8 +43,10 @@ impl Link {
         }
     }
 
-    /// The time of this worker.
+    /// The time of this worker, which does not go on while the process stands still.
+    #[inline]
     pub fn now(&self) -> Tick {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+        let passed = self.started.elapsed().as_micros();
+        self.gaps.tick(u64::try_from(passed).unwrap_or(u64::MAX))
     }
 }

@@ -9,12 +9,16 @@ use crate::secret::Secret;
 
 pub mod backoff;
 pub mod budget;
+mod clock;
 pub mod conn;
 pub mod dial;
+mod ended;
 pub mod facts;
 mod farewell;
+pub mod gap;
 pub mod handshake;
 mod harvest;
+mod hold;
 mod lease;
 pub mod link;
 pub mod logins;

@@ -46,6 +46,7 @@ impl<W: ReplyTo> Conn<W> {
                 self.expiring(sleep_until(at.into())).await;
             }
             let permit = self.acquire().await?;
+            self.begin();
             self.core.borrow_mut().dialing = Some(Instant::now());
             let dialed = self.expiring(dialer.dial(self.key, self.wish())).await;
             self.core.borrow_mut().dialing = None;
@@ -77,6 +78,7 @@ impl<W: ReplyTo> Conn<W> {
         loop {
             let permit = self.unless_closed(dialer.budget.acquire_leased()).await??;
             self.permitted.set(true);
+            self.begin();
             let dialed = self.unless_closed(dialer.dial(self.key, Wish::Leased));
             let refusal = match dialed.await? {
                 Ok((stream, identity)) => {
@@ -195,6 +197,8 @@ impl<W: ReplyTo> Conn<W> {
     }
 
     fn handle_open(&self, identity: Identity) {
+        self.gaps_seen.set(self.link.gaps.count());
+        self.moving.set(self.is_outdated());
         let mut core = self.core.borrow_mut();
         core.backoff.reset();
         core.retry_at = None;

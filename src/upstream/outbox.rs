@@ -18,46 +18,66 @@ pub struct Outbox {
     buffer: Vec<u8>,
     answered: usize,
     written: usize,
-    /// So many bytes at the end wait for [`Outbox::release`].
-    held: usize,
-    holds: bool,
+    /// What lies behind this is not written for now.
+    hold: Option<usize>,
+    /// Nor is what lies behind this: it would be too much at once.
+    bound: Option<usize>,
 }
 
 impl Outbox {
     /// Appends bytes behind all others.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        if self.holds {
-            self.held += bytes.len();
-        }
-    }
-
-    /// Holds back what is entered from now on, and what lies behind the first `n` unwritten bytes.
-    pub fn hold_behind(&mut self, n: usize) {
-        self.holds = true;
-        self.held = self.unwritten().len().saturating_sub(n);
-    }
-
-    /// [`Outbox::hold_behind`] was called.
-    pub fn holds(&self) -> bool {
-        self.holds
-    }
-
-    /// Holds nothing back any more.
-    pub fn release(&mut self) {
-        self.holds = false;
-        self.held = 0;
-    }
-
-    /// What may be written now.
-    fn writable(&self) -> &[u8] {
-        let unwritten = self.unwritten();
-        &unwritten[..unwritten.len().saturating_sub(self.held)]
     }
 
     /// What must be written next.
     pub fn unwritten(&self) -> &[u8] {
         &self.buffer[self.written..]
+    }
+
+    /// What may be written now.
+    fn sendable(&self) -> &[u8] {
+        let len = self.buffer.len();
+        let end = self.hold.unwrap_or(len).min(self.bound.unwrap_or(len));
+        self.buffer.get(self.written..end).unwrap_or_default()
+    }
+
+    /// Something may be written.
+    pub fn is_sendable(&self) -> bool {
+        !self.sendable().is_empty()
+    }
+
+    /// What is appended from here on is not written, until [`Outbox::release`]. What is held already stays
+    /// held.
+    pub fn hold(&mut self) {
+        self.hold.get_or_insert(self.buffer.len());
+    }
+
+    /// The same for what lies behind the first `n` unwritten bytes.
+    pub fn hold_behind(&mut self, n: usize) {
+        let end = self.written + n;
+        self.hold = Some(self.hold.map_or(end, |hold| hold.min(end)));
+    }
+
+    /// Holds nothing any more, but for what is bounded.
+    pub fn release(&mut self) {
+        self.hold = None;
+    }
+
+    /// No more than the first `n` unwritten bytes are written before this is called again; `None` is no
+    /// bound.
+    pub fn bound(&mut self, n: Option<usize>) {
+        self.bound = n.map(|n| self.written + n);
+    }
+
+    /// There is a bound.
+    pub fn is_bounded(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// All that may be written was, and is answered.
+    pub fn is_drained(&self) -> bool {
+        self.unanswered_written() == 0 && !self.is_sendable()
     }
 
     /// Notes that the first `n` unwritten bytes reached the socket.
@@ -79,8 +99,8 @@ impl Outbox {
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> io::Result<usize> {
         let before = self.written;
-        while !self.writable().is_empty() {
-            let e = match write(self.writable()) {
+        while self.is_sendable() {
+            let e = match write(self.sendable()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
                 Poll::Ready(Ok(n)) => {
@@ -90,7 +110,7 @@ impl Outbox {
                 Poll::Ready(Err(e)) => e,
             };
             if fails_late {
-                self.handle_written(self.writable().len());
+                self.handle_written(self.sendable().len());
             }
             return Err(e);
         }
@@ -114,19 +134,26 @@ impl Outbox {
         self.answered += n;
         debug_assert!(self.answered <= self.buffer.len());
         self.written = self.written.max(self.answered);
+        for end in [&mut self.hold, &mut self.bound].into_iter().flatten() {
+            *end = (*end).max(self.answered);
+        }
         if self.answered == self.buffer.len() {
             self.clear();
         } else if self.answered >= COMPACT_AT && self.answered * 2 >= self.buffer.len() {
             self.buffer.drain(..self.answered);
             self.written -= self.answered;
+            for end in [&mut self.hold, &mut self.bound].into_iter().flatten() {
+                *end -= self.answered;
+            }
             self.answered = 0;
         }
     }
 
     /// Replaces everything by bytes that are all still to be written.
     pub fn reset(&mut self, unwritten: Vec<u8>) {
-        self.release();
+        self.bound = None;
         self.buffer = unwritten;
+        self.hold = None;
         self.answered = 0;
         self.written = 0;
     }
@@ -136,6 +163,8 @@ impl Outbox {
         if self.buffer.capacity() > KEEP_CAPACITY {
             self.buffer = Vec::new();
         }
+        self.hold = self.hold.map(|_| 0);
+        self.bound = None;
         self.answered = 0;
         self.written = 0;
     }
@@ -181,6 +210,39 @@ mod tests {
         outbox.push(b"abcdef");
         outbox.handle_answered(3);
         assert_eq!(outbox.unwritten(), b"def");
+    }
+
+    #[test]
+    fn what_is_held_waits_for_its_release() {
+        let mut outbox = Outbox::default();
+        let leaves = |outbox: &mut Outbox| {
+            let mut sent = Vec::new();
+            let done = outbox.write_out(false, |bytes| {
+                sent.extend_from_slice(bytes);
+                Poll::Ready(Ok(bytes.len()))
+            });
+            assert_eq!(done.ok(), Some(sent.len()));
+            sent
+        };
+        outbox.push(b"abc");
+        outbox.hold();
+        outbox.push(b"def");
+        outbox.hold();
+        assert_eq!(leaves(&mut outbox), b"abc");
+        assert!(!outbox.is_sendable() && !outbox.is_drained());
+        outbox.handle_answered(3);
+        assert!(outbox.is_drained());
+        assert_eq!(outbox.unanswered(), b"def");
+        outbox.release();
+        assert_eq!(leaves(&mut outbox), b"def");
+        outbox.hold();
+        outbox.handle_answered(3);
+        outbox.push(b"ghi");
+        assert!(leaves(&mut outbox).is_empty() && outbox.is_drained());
+        outbox.handle_answered(1); // given up before it was sent
+        assert!(leaves(&mut outbox).is_empty());
+        outbox.release();
+        assert_eq!(leaves(&mut outbox), b"hi");
     }
 
     #[test]

@@ -19,15 +19,11 @@ pub(super) const ASK: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(500);
 
 impl<W: ReplyTo> Conn<W> {
-    /// It was opened before all connections were to be opened anew.
-    pub fn is_outdated(&self) -> bool {
-        self.generation.get() != self.link.dialer.verdict.generation()
-    }
-
-    /// It is about to be opened, if it is still wanted.
-    pub(super) fn begin(&self) -> bool {
-        self.generation.set(self.link.dialer.verdict.generation());
-        !self.is_closing()
+    /// It is about to be opened, where connections are opened now.
+    pub(super) fn begin(&self) {
+        let dialer = &self.link.dialer;
+        self.generation.set(dialer.generation());
+        self.reopened.set(dialer.verdict.generation());
     }
 }
 
@@ -60,11 +56,12 @@ impl<W: ReplyTo> Serving<W> {
 
     /// A shared connection that is outdated ends as soon as what was sent on it is answered; what was not
     /// sent waits for the next one. If that takes too long it goes on as it is.
-    pub(super) fn poll_outdated(&mut self) -> Result<(), Ended> {
-        if !self.conn.is_outdated() || self.conn.role() != Role::Shared {
+    pub(super) fn poll_reopen(&mut self) -> Result<(), Ended> {
+        let conn = self.conn.clone();
+        let asked = conn.link.dialer.verdict.generation();
+        if conn.reopened.get() == asked || conn.role() != Role::Shared {
             return Ok(());
         }
-        let conn = self.conn.clone();
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
         let now = conn.link.now();
@@ -74,6 +71,7 @@ impl<W: ReplyTo> Serving<W> {
                 let written = core.outbox.unanswered_written();
                 let rest = core.pipe.whole(written) - written;
                 core.outbox.hold_behind(rest);
+                core.hold.reopening = true;
                 *self.draining.insert(now)
             }
         };
@@ -83,9 +81,10 @@ impl<W: ReplyTo> Serving<W> {
         let limit = conn.link.dialer.config().queue_timeout;
         let left = limit.saturating_sub(Duration::from_micros(now.saturating_sub(since)));
         if left.is_zero() {
-            core.outbox.release();
+            core.hold.reopening = false;
+            core.release();
             self.draining = None;
-            conn.generation.set(conn.link.dialer.verdict.generation());
+            conn.begin();
             return Ok(());
         }
         let at = Instant::now() + left;

@@ -26,21 +26,18 @@ impl<W: ReplyTo> Serving<W> {
     /// Holds back what would be more than `max_in_flight`; runs stay whole.
     #[inline]
     pub(super) fn bound_in_flight(&self, core: &mut Core<W>) {
-        if core.pipe.len() > self.conn.max_in_flight || core.outbox.holds() {
+        if core.pipe.len() > self.conn.max_in_flight || core.outbox.is_bounded() {
             self.hold_back(core);
         }
     }
 
     fn hold_back(&self, core: &mut Core<W>) {
-        if self.draining.is_some() {
-            return; // nothing more is sent at all
-        }
         if core.pipe.len() <= self.conn.max_in_flight {
-            return core.outbox.release();
+            return core.outbox.bound(None);
         }
         let written = core.outbox.unanswered_written();
         let reach = core.pipe.reach(self.conn.max_in_flight);
         let reach = reach.max(core.pipe.whole(written));
-        core.outbox.hold_behind(reach - written);
+        core.outbox.bound(Some(reach - written));
     }
 }

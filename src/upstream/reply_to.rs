@@ -75,6 +75,8 @@ pub enum Owner<W> {
     Client(W),
     /// The proxy: a keepalive ping.
     Ping,
+    /// The proxy: a ping whose answer others wait for.
+    Probe,
     /// The proxy: COMMAND.
     Facts,
     /// The proxy, for a client: may it do this?

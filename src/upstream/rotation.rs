@@ -1,7 +1,5 @@
 //! A password that was changed on the server: what was read from a file is read there again.
 
-use std::sync::Arc;
-
 use super::dial::Dialer;
 use super::handshake::Refusal;
 use super::{IdentityId, LaneKey};
@@ -33,16 +31,8 @@ impl Dialer {
             return config.password.as_ref() != Some(&secret);
         }
         drop(current);
-        self.replace_password(secret);
+        self.replace_password(&secret);
         tracing::info!("the password was read again: the server had refused the one before");
         true
-    }
-
-    fn replace_password(&self, secret: Secret) {
-        self.config.rcu(|config| {
-            let mut config = (**config).clone();
-            config.password = Some(secret.clone());
-            Arc::new(config)
-        });
     }
 }

@@ -15,11 +15,10 @@ use super::conn::{Conn, Core, Role};
 use super::facts::Identity;
 use super::harvest::{Harvest, learn};
 use super::link::Link;
-use super::outdated::ASK;
-use super::patience;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
-use super::reply_to::{Failure, Owner, ReplyTo};
+use super::reply_to::{Owner, ReplyTo};
 use super::stream::Stream;
+use crate::faults;
 use crate::sabotage::{self, Bug};
 
 /// Room for new bytes behind a reply that is not whole.
@@ -33,7 +32,7 @@ const PAUSE_RATE: u64 = 20 * 1024;
 const PAUSE_GRACE: Duration = Duration::from_millis(40);
 
 /// A shared connection must have been unused for this long before it is closed in favour of another.
-const IDLE_ENOUGH: Duration = Duration::from_millis(100);
+pub(super) const IDLE_ENOUGH: Duration = Duration::from_millis(100);
 
 /// The reply to COMMAND may be this long.
 const MAX_FACTS: usize = 8 * 1024 * 1024;
@@ -70,7 +69,7 @@ pub(super) struct Serving<W> {
     /// How many calls for an idle connection `wanted` has heard.
     heard_calls: Option<u64>,
     /// Nobody held the connection when the clock was looked at.
-    was_idle: bool,
+    pub(super) was_idle: bool,
     pub(super) now: Tick,
     /// For how long nothing has come while this process ran.
     pub(super) silent: Duration,
@@ -115,7 +114,7 @@ impl<W: ReplyTo> Serving<W> {
             let left = core.outbox.unwritten().len();
             core.outbox.handle_written(left);
         }
-        let waits = n == 0 && !core.outbox.unwritten().is_empty();
+        let waits = n == 0 && core.outbox.is_sendable();
         core.stuck_since = waits.then(|| core.stuck_since.unwrap_or_else(|| self.conn.link.now()));
         if n > 0 {
             if self.conn.role() == Role::Leased {
@@ -177,6 +176,7 @@ impl<W: ReplyTo> Serving<W> {
         link.dialer.note_heard(self.now);
         core.spoil_queue();
         let input = &self.input[..self.filled];
+        faults::panic_at("connection", input);
         let mut harvest = Harvest {
             input,
             now: self.now,
@@ -186,6 +186,7 @@ impl<W: ReplyTo> Serving<W> {
             batch: &mut self.batch,
             facts: &mut core.facts_reply,
             told: false,
+            probed: false,
             left_on: false,
             latency: None,
         };
@@ -195,6 +196,9 @@ impl<W: ReplyTo> Serving<W> {
                 harvest.take(run, piece);
             });
         let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
+        if harvest.probed {
+            core.handle_probed();
+        }
         for owner in self.batch.drain(..) {
             owner.flush(input);
         }
@@ -282,140 +286,6 @@ impl<W: ReplyTo> Serving<W> {
         true
     }
 
-    /// Looks at the clock when the timer says so, and sets it again.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        let config = &self.conn.link.dialer.config();
-        let slack = config.command_timeout / 8;
-        self.excuse_lateness();
-        let idle = self.conn.is_idle();
-        if !std::mem::replace(&mut self.was_idle, idle) && idle {
-            self.timer.as_mut().reset(Instant::now());
-        }
-        let busy = !self.conn.core.borrow().pipe.is_empty();
-        if busy && self.timer.deadline() > Instant::now() + slack + slack {
-            self.timer.as_mut().reset(Instant::now() + slack);
-        }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            self.now = self.conn.link.now();
-            let next = self.check_clock(slack)?;
-            self.timer
-                .as_mut()
-                .reset(Instant::now() + next.max(Duration::from_millis(1)));
-        }
-        Ok(())
-    }
-
-    /// What the clock demands; returns when it must be looked at again.
-    fn check_clock(&mut self, slack: Duration) -> Result<Duration, Ended> {
-        let config = &self.conn.link.dialer.config();
-        self.expire(config.command_timeout);
-        self.look_after(slack);
-        let core = self.conn.core.borrow();
-        let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
-        let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
-        if let Some(since) = core.stuck_since
-            && Duration::from_micros(self.now.saturating_sub(since)) >= config.stall_timeout
-        {
-            return Err(Ended::Lost(format!(
-                "took no byte for {:?}",
-                config.stall_timeout
-            )));
-        }
-        if let Some(front) = core.pipe.front() {
-            if front.terms.patient {
-                return patience::check(front, self.now, config.command_timeout);
-            }
-            let owed = self.now.saturating_sub(front.since);
-            if quiet.min(Duration::from_micros(owed)) >= config.stall_timeout
-                && self.silent + slack >= config.stall_timeout
-            {
-                self.conn.link.dialer.note_stall(quiet, self.now);
-                return Err(Ended::Lost(format!(
-                    "no byte for {:?}",
-                    config.stall_timeout
-                )));
-            }
-            return Ok(slack);
-        }
-        let may_leave = !config.idle_timeout.is_zero() && self.conn.is_idle();
-        if may_leave && unused >= config.idle_timeout {
-            return Err(Ended::Closed);
-        }
-        let mut next = Duration::from_secs(3600);
-        if may_leave {
-            next = next.min(config.idle_timeout - unused);
-        }
-        if !config.keepalive.is_zero() && !core.pipe.is_monitor() {
-            if quiet >= config.keepalive {
-                drop(core);
-                self.ping();
-                return Ok(slack);
-            }
-            next = next.min(config.keepalive - quiet);
-        }
-        if self.conn.link.dialer.budget.is_wanted() {
-            next = next.min(IDLE_ENOUGH);
-        }
-        if self.conn.link.dialer.has_question() {
-            next = next.min(ASK);
-        }
-        Ok(next)
-    }
-
-    /// Gives their error to the owners of commands that have waited too long; tombstones stay.
-    fn expire(&self, limit: Duration) {
-        let limit_us = limit.as_micros() as u64;
-        let mut expired = Vec::new();
-        {
-            let mut core = self.conn.core.borrow_mut();
-            let mut torn = core.pipe.is_streaming();
-            let heard = core.last_heard;
-            for run in core.pipe.iter_mut() {
-                // A reply that is arriving counts from its latest byte.
-                let since = if torn {
-                    run.since.max(heard)
-                } else {
-                    run.since
-                };
-                if run.terms.patient || self.now.saturating_sub(since) < limit_us {
-                    break;
-                }
-                if let Some(owner) = run.owner.take() {
-                    expired.push((
-                        Run {
-                            owner: Some(owner),
-                            terms: run.terms.clone(),
-                            ..*run
-                        },
-                        torn,
-                    ));
-                }
-                torn = false;
-            }
-        }
-        for (run, torn) in expired {
-            if sabotage::is(Bug::TimeoutPop) && !torn {
-                self.conn.core.borrow_mut().pipe.pop_unsent();
-            }
-            let failure = if torn {
-                Failure::Torn
-            } else {
-                Failure::Timeout(limit)
-            };
-            self.conn.fail_run(run, &failure);
-        }
-    }
-
-    fn ping(&mut self) {
-        let mut core = self.conn.core.borrow_mut();
-        push_own(
-            &mut core,
-            &self.conn.link,
-            b"*1\r\n$4\r\nPING\r\n",
-            Owner::Ping,
-        );
-    }
-
     /// Closes for the sake of somebody who waits for a permit, if nothing is lost by it.
     fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let budget = &self.conn.link.dialer.budget;
@@ -444,7 +314,8 @@ impl<W: ReplyTo> Serving<W> {
         if self.conn.is_closing() {
             return Err(Ended::Closed); // what nobody waits for is neither sent nor passed on
         }
-        self.poll_outdated()?;
+        self.poll_reopen()?;
+        self.conn.poll_move()?;
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;
@@ -452,7 +323,8 @@ impl<W: ReplyTo> Serving<W> {
                 break;
             }
         }
-        self.poll_outdated()?;
+        self.poll_reopen()?;
+        self.conn.poll_move()?;
         self.poll_timer(cx)?;
         self.poll_wanted(cx)?;
         // The clock may have asked for a ping.

@@ -202,6 +202,10 @@ pub fn ask_permission(
         // take away what is kept for them.
         Query::HotKeys { .. } => &[b"CLIENT", b"LIST", b"ID", b"0"],
         Query::CacheFlush(_) => &[b"CLIENT", b"KILL", b"ID", b"0"],
+        // Who may not hold the server's clients may not hold those of the proxy, nor steer it.
+        Query::Pause { .. } => &[b"CLIENT", b"PAUSE", b"0"],
+        Query::Resume => &[b"CLIENT", b"UNPAUSE"],
+        Query::Reload => &[b"CONFIG", b"GET", b"maxclients"],
         Query::Own | Query::ProxyInfo | Query::CacheStats | Query::CacheKey(_) => return None,
     };
     let identity = attached.extra.as_ref()?.login.as_ref()?.id();

@@ -15,7 +15,9 @@ use super::Worker;
 use super::lanes::Lane;
 use super::route::{self, Attached, Route};
 use super::target::Target;
+use crate::control::Paused;
 use crate::downstream::stream::Stream;
+use crate::faults;
 use crate::session::{Env, Session, Status};
 use crate::upstream::conn::BACKLOG_HIGH;
 use crate::upstream::pipe::Tick;
@@ -28,9 +30,6 @@ const MAX_AHEAD: usize = 64 * 1024;
 
 /// Local replies of this size are not held back for the reply that follows.
 const MAX_HELD_BACK: usize = 16 * 1024;
-
-/// Replies that have left are freed from this size on, even if others wait behind them.
-const TRIM_AT: usize = 64 * 1024;
 
 /// A large request that waits for its connection keeps at most this much there.
 const STREAM_BACKLOG: usize = 512 * 1024;
@@ -106,7 +105,7 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client that has said nothing.
     pub fn new(worker: Rc<Worker>, stream: Stream, id: u64) -> Rc<Self> {
-        let session = Session::new(&worker.settings);
+        let session = Session::new(&worker.settings.borrow());
         let now = worker.link.now();
         Rc::new(Self {
             worker,
@@ -210,13 +209,15 @@ impl Client {
         counters.client_bytes_in.add(fresh.len() as u64);
         self.received.set(self.received.get() + fresh.len() as u64);
         let table = self.worker.table();
+        let settings = self.worker.settings.borrow();
         let env = Env {
             id: self.id,
-            settings: &self.worker.settings,
+            settings: &settings,
             table: &table,
             counters,
             l1: self.worker.reader.as_ref().map(|reader| &*reader.l1),
             hot: self.worker.reader.as_ref().map(|reader| &reader.hot),
+            paused: self.worker.control.pause.scope(),
         };
         let mut input = std::mem::take(&mut inner.input);
         let joined = !input.is_empty();
@@ -224,6 +225,7 @@ impl Client {
             input.extend_from_slice(fresh);
         }
         let bytes = if joined { input.as_slice() } else { fresh };
+        faults::panic_at("session", bytes);
         let may_move = inner.session.pending().owed() == 0;
         let mut route = Route {
             client: self,
@@ -352,7 +354,8 @@ impl Client {
                 };
             }
             inner.crowded = inner.session.pending().held_bytes() > MAX_HELD;
-            let waits = inner.waits() && inner.input.len() < MAX_AHEAD;
+            let paused = inner.held && self.worker.control.pause.scope() != Paused::No;
+            let waits = (inner.waits() || paused) && inner.input.len() < MAX_AHEAD;
             if inner.session.is_paused() {
                 return Poll::Pending; // woken when it has waited long enough
             }
@@ -370,7 +373,7 @@ impl Client {
                     return Poll::Pending;
                 }
                 // A wait ends with its client: what it would yield is for others.
-                Poll::Ready(Ok(0)) if inner.waits() => inner.stop_waiting(),
+                Poll::Ready(Ok(0)) if inner.waits() || paused => inner.stop_waiting(),
                 Poll::Ready(Ok(0)) => inner.stage = Stage::Closing,
                 Poll::Ready(Ok(n)) if inner.held => {
                     self.worker.stats.counters.client_bytes_in.add(n as u64);
@@ -442,25 +445,6 @@ impl Inner {
         } else {
             self.stage = Stage::Broken;
         }
-    }
-
-    /// Frees what has left.
-    pub(super) fn trim_output(&mut self) {
-        if self.written == self.output.len() {
-            self.written = 0;
-            self.output = Vec::new();
-        } else if self.written >= TRIM_AT && self.written * 2 >= self.output.len() {
-            // A client that never catches up must not keep what it has long got.
-            self.output.drain(..self.written);
-            self.output.shrink_to_fit();
-            self.written = 0;
-        }
-    }
-
-    /// Bytes that the client makes the process hold: what buffers could take counts as well.
-    pub(super) fn held(&self) -> usize {
-        let gathered = self.gathered.as_ref().map_or(0, |reply| reply.capacity());
-        self.input.capacity() + self.output.capacity() + self.session.held_bytes() + gathered
     }
 }
 

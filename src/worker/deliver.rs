@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::client::{Client, Inner, Stage};
 use super::{info, pubsub};
+use crate::faults;
 use crate::hub::Kind;
 use crate::sabotage::{self, Bug};
 use crate::session::errors;
@@ -131,6 +132,7 @@ impl Client {
 
     /// Writes what [`Client::deliver`] took, straight from where it lies if the socket takes it.
     pub fn flush(&self, input: &[u8]) {
+        faults::panic_at("delivery", input);
         self.batched.set(false);
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
@@ -172,11 +174,11 @@ impl Client {
     /// Cuts a client that lets too much wait.
     pub(super) fn check_output(&self, inner: &mut Inner) {
         let waiting = inner.output.len() - inner.written + inner.session.held_messages();
-        if waiting > self.worker.limits.client_output && inner.stage != Stage::Broken {
+        if waiting > self.worker.limits.client_output.get() && inner.stage != Stage::Broken {
             tracing::warn!(
                 client = self.id,
                 waiting,
-                limit = self.worker.limits.client_output,
+                limit = self.worker.limits.client_output.get(),
                 "client closed: it does not read its replies (listen.client_output_limit)"
             );
             self.worker.stats.counters.clients_cut_output.add(1);
@@ -195,7 +197,7 @@ impl Client {
         if inner.stage == Stage::Broken {
             return;
         }
-        let close = self.worker.limits.on_lost_reply == OnLostReply::Close;
+        let close = self.worker.limits.on_lost_reply.get() == OnLostReply::Close;
         match failure {
             Failure::Torn if sabotage::is(Bug::TornOn) => {
                 inner.session.handle_replies(count, &mut inner.output);

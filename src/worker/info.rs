@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Worker, inspect};
+use crate::control::Paused;
 use crate::resp::{Protocol, Value, encode, reply};
 
 /// The section, with counters of all workers.
@@ -47,6 +48,12 @@ pub fn section(worker: &Worker) -> String {
     line("errors_timeout", &sum(|c| c.errors_timeout.get()));
     line("errors_busy", &sum(|c| c.errors_busy.get()));
     line("errors_lost", &sum(|c| c.errors_lost.get()));
+    let paused = match worker.control.pause.scope() {
+        Paused::No => "no",
+        Paused::Writes => "writes",
+        Paused::All => "all",
+    };
+    line("paused", &paused);
     line("pubsub_clients", &sum(|c| c.subscribers.get()));
     line(
         "pubsub_upstream_subscriptions",

@@ -113,11 +113,12 @@ fn key_reply(rows: &[Row], entries: &[Vec<Row>], protocol: Protocol) -> Vec<u8> 
 
 /// Which rule decides, as the configuration counts them.
 fn rule(l1: &L1, key: &[u8]) -> String {
-    let terms = l1.rules.of(key);
+    let (rules, config) = (l1.rules(), l1.config());
+    let terms = rules.of(key);
     let Some(rule) = terms.rule else {
         return "none: cache.default".to_owned();
     };
-    let pattern = l1.config.rules.get(rule).map(|rule| &rule.pattern);
+    let pattern = config.rules.get(rule).map(|rule| &rule.pattern);
     let pattern = report::shown(pattern.map(Vec::as_slice).unwrap_or_default());
     format!("rule {} (\"{pattern}\")", rule + 1)
 }
@@ -146,7 +147,7 @@ fn describe(l1: &L1, entry: &Entry, table: &CommandTable, is_down: bool) -> (boo
 /// The read that an entry answers; its arguments name fields, which may be as private as names of keys.
 fn command(l1: &L1, entry: &Entry, table: &CommandTable) -> String {
     let name = table.get(entry.command).map_or("?", |spec| &spec.name);
-    if l1.config.hash_key_names {
+    if l1.config().hash_key_names {
         return name.to_owned();
     }
     // As many as there are: what takes a command apart stops at the end.

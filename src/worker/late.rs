@@ -94,15 +94,15 @@ impl Client {
 }
 
 impl Worker {
-    /// Closes clients whose requests do not come within `limit`, until the process ends; zero closes none.
-    pub async fn close_late(self: Rc<Self>, limit: Duration) {
-        let period = match limit.is_zero() {
-            true => MAX_SWEEP,
-            false => (limit / 4).clamp(MIN_SWEEP, MAX_SWEEP),
-        };
-        let allowed = limit.as_micros() as Tick;
+    /// Closes clients whose requests do not come in time, until the process ends.
+    pub(super) async fn close_late(self: Rc<Self>) {
         let (mut halves, mut last) = (HashMap::new(), self.link.now());
         loop {
+            let limit = self.patience.get().unwrap_or_default();
+            let period = match limit.is_zero() {
+                true => MAX_SWEEP,
+                false => (limit / 4).clamp(MIN_SWEEP, MAX_SWEEP),
+            };
             tokio::time::sleep(period).await;
             self.weigh();
             if limit.is_zero() {
@@ -110,6 +110,7 @@ impl Worker {
             }
             let now = self.link.now();
             // Who could not be heard while the process itself stood still is not late.
+            let allowed = limit.as_micros() as Tick;
             if now.saturating_sub(last) > 2 * allowed {
                 halves.clear();
             }

@@ -77,8 +77,8 @@ impl Leases {
         let stats = &worker.stats;
         let idle = || self.lines.borrow_mut().get_mut(&key)?.take_idle();
         while let Some(conn) = idle() {
-            if conn.is_outdated() {
-                conn.close(); // to a server that takes no writes
+            if conn.is_doubtful() || conn.is_outdated() {
+                conn.close(); // to a server that may be dead, or not the one to ask
                 continue;
             }
             if conn.state() == State::Open && !conn.is_closing() {
@@ -150,6 +150,16 @@ impl Leases {
         let mut cx = Context::from_waker(&waker);
         let dialer = &client.worker.link.dialer;
         while wait.limit.as_mut().poll(&mut cx).is_ready() {
+            // While the process stood still, nobody could have been served.
+            let limit = dialer.config().lease_timeout.max(MIN_WAIT);
+            let waited = client.worker.link.now().saturating_sub(wait.since);
+            let left = limit.saturating_sub(Duration::from_micros(waited));
+            if !wait.overdue && left > MIN_WAIT {
+                wait.limit
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + left);
+                continue;
+            }
             if !wait.overdue && self.is_served(wait) {
                 wait.overdue = true;
                 let more = tokio::time::Instant::now() + dialer.config().connect_timeout;

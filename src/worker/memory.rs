@@ -28,6 +28,9 @@ const STEP: usize = 256 << 10;
 /// Cutting a client that holds less than this would help nobody.
 const LEAST_CUT: usize = 16 << 10;
 
+/// Replies that have left are freed from this size on, even if others wait behind them.
+const TRIM_AT: usize = 64 * 1024;
+
 /// What the process may hold, shared by its workers.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
@@ -249,6 +252,27 @@ impl Worker {
             limit = self.account.budget.limit >> 20,
             "clients closed: they held most of what there is (process.memory_limit)"
         );
+    }
+}
+
+impl Inner {
+    /// Frees what has left.
+    pub(super) fn trim_output(&mut self) {
+        if self.written == self.output.len() {
+            self.written = 0;
+            self.output = Vec::new();
+        } else if self.written >= TRIM_AT && self.written * 2 >= self.output.len() {
+            // A client that never catches up must not keep what it has long got.
+            self.output.drain(..self.written);
+            self.output.shrink_to_fit();
+            self.written = 0;
+        }
+    }
+
+    /// Bytes that the client makes the process hold: what buffers could take counts as well.
+    pub(super) fn held(&self) -> usize {
+        let gathered = self.gathered.as_ref().map_or(0, |reply| reply.capacity());
+        self.input.capacity() + self.output.capacity() + self.session.held_bytes() + gathered
     }
 }
 

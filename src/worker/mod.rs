@@ -17,6 +17,7 @@ mod queries;
 mod reads;
 mod remote;
 mod route;
+mod steer;
 mod target;
 mod tracked;
 
@@ -42,6 +43,7 @@ use self::remote::{Event, GaugeHandle, Handed, Outlet};
 pub use self::tracked::Gate;
 use self::tracked::TrackedConns;
 use crate::commands::CommandTable;
+use crate::control::Control;
 use crate::downstream::stream::Stream;
 use crate::hub::{self, Census};
 use crate::l1::entry::Scope;
@@ -69,9 +71,9 @@ const TIDY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// `listen.client_output_limit`
-    pub client_output: usize,
+    pub client_output: Cell<usize>,
     /// `upstream.on_lost_reply`
-    pub on_lost_reply: OnLostReply,
+    pub on_lost_reply: Cell<OnLostReply>,
     /// The unix socket's path, for CLIENT LIST.
     pub unix_path: String,
 }
@@ -177,13 +179,15 @@ pub struct Parts {
     pub all_stats: Vec<Arc<WorkerStats>>,
     /// Clients dealt to each worker and not gone yet.
     pub loads: Arc<[AtomicUsize]>,
+    /// What operators steer.
+    pub control: Arc<Control>,
 }
 
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) index: usize,
-    settings: Arc<Settings>,
+    settings: RefCell<Arc<Settings>>,
     limits: Limits,
     account: Account,
     link: Rc<Link>,
@@ -193,6 +197,11 @@ pub struct Worker {
     mailboxes: Vec<UnboundedSender<Mail>>,
     all_stats: Vec<Arc<WorkerStats>>,
     loads: Arc<[AtomicUsize]>,
+    control: Arc<Control>,
+    /// Clients that are silent for longer are closed; zero closes none.
+    silence: Cell<Duration>,
+    /// How long a request may take to come whole; `None` before it is known.
+    patience: Cell<Option<Duration>>,
     table: RefCell<Arc<CommandTable>>,
     table_version: Cell<u64>,
     clients: RefCell<Slab<Rc<Client>>>,
@@ -215,7 +224,7 @@ impl Worker {
     pub fn new(parts: Parts) -> Rc<Self> {
         Rc::new(Self {
             index: parts.index,
-            settings: parts.settings,
+            settings: RefCell::new(parts.settings),
             limits: parts.limits,
             account: Account::new(parts.budget),
             stats: parts.link.stats.clone(),
@@ -224,13 +233,16 @@ impl Worker {
                 .l1
                 .clone()
                 .map(|l1| Reader::new(l1, parts.link.stats.clone())),
-            table: RefCell::new(parts.link.dialer.table.clone()),
+            table: RefCell::new(parts.link.dialer.table()),
             link: Rc::new(parts.link),
             directory: parts.directory,
             census: parts.census,
             mailboxes: parts.mailboxes,
             all_stats: parts.all_stats,
             loads: parts.loads,
+            control: parts.control,
+            silence: Cell::default(),
+            patience: Cell::default(),
             table_version: Cell::new(0),
             clients: RefCell::default(),
             lanes: RefCell::default(),
@@ -327,9 +339,13 @@ impl Worker {
         self.link.dialer.facts.version() != self.table_version.get()
     }
 
-    /// Closes clients that have been silent for longer than `limit`, until the process ends.
-    pub async fn close_silent(self: Rc<Self>, limit: Duration) {
+    /// Closes clients that have been silent for too long, until that is no longer wanted.
+    async fn close_silent(self: Rc<Self>) {
         loop {
+            let limit = self.silence.get();
+            if limit.is_zero() {
+                return;
+            }
             tokio::time::sleep((limit / 4).clamp(MIN_SWEEP, MAX_SWEEP)).await;
             let now = self.link.now();
             for client in self.all_clients() {
@@ -359,7 +375,7 @@ impl Worker {
     /// Where a client is before it says SELECT or HELLO.
     fn default_key(&self) -> LaneKey {
         LaneKey {
-            db: self.settings.database,
+            db: self.settings.borrow().database,
             protocol: Protocol::Resp2,
             identity: IdentityId::OWN,
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::client::Client;
 use super::{Mail, Worker, info, inspect};
+use crate::control::Paused;
 use crate::downstream::stream::Stream;
 use crate::resp::{Protocol, encode};
 use crate::session::{KillFilter, ListFilter, Query};
@@ -48,6 +49,18 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
             Query::CacheStats => inspect::stats(&worker, protocol),
             Query::CacheKey(key) => inspect::key(&client, key.clone()).await,
             Query::CacheFlush(pattern) => inspect::flush(&worker, pattern.clone()).await,
+            Query::Pause { writes, limit } => {
+                let scope = if *writes { Paused::Writes } else { Paused::All };
+                worker.pause(scope, *limit).await
+            }
+            Query::Resume => status_reply(&Ok(match worker.resume(None) {
+                true => "OK".to_owned(),
+                false => "OK commands were not held".to_owned(),
+            })),
+            Query::Reload => {
+                let reloaded = worker.control.reload().await;
+                status_reply(&reloaded.map(|text| format!("OK {text}")))
+            }
             Query::List(_) | Query::Kill(_) | Query::Blocked(_) => {
                 let share = gather(&worker, client.id(), &query).await;
                 render(&query, share, protocol)
@@ -57,6 +70,44 @@ pub fn ask(client: &Rc<Client>, query: &Query) -> Rc<Gathering> {
         client.wake();
     });
     gathering
+}
+
+/// What became of an order.
+fn status_reply(outcome: &Result<String, String>) -> Vec<u8> {
+    let mut reply = Vec::new();
+    match outcome {
+        Ok(text) => encode::simple(&mut reply, text),
+        Err(text) => encode::error(&mut reply, format!("ERR {text}")),
+    }
+    reply
+}
+
+/// How many commands of all workers block. All have had a turn when this is known.
+pub(super) async fn blocked(worker: &Rc<Worker>) -> u64 {
+    let count = |worker: &Worker| {
+        let clients = worker.all_clients().into_iter();
+        let owed = clients.map(|client| {
+            let session = &client.inner.borrow().session;
+            let blocked = session.is_blocked();
+            if blocked { session.pending().owed() } else { 0 }
+        });
+        owed.map(u64::from).sum::<u64>()
+    };
+    let mut answers = Vec::new();
+    for peer in 0..worker.peers() {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let visit = move |worker: &Rc<Worker>| {
+            // Who asked may be gone.
+            let _ = send.send(count(worker));
+        };
+        worker.send(peer, Mail::Visit(Box::new(visit)));
+        answers.push(receive);
+    }
+    let mut total = 0;
+    for answer in answers {
+        total += answer.await.unwrap_or_default();
+    }
+    total
 }
 
 async fn gather(worker: &Rc<Worker>, asking: u64, query: &Query) -> Share {

@@ -248,7 +248,7 @@ impl Router for Route<'_> {
 
     fn poll_select(&mut self, key: LaneKey) -> Poll<Result<(), String>> {
         let worker = &self.client.worker;
-        if key.db == worker.settings.database {
+        if key.db == worker.settings.borrow().database {
             return Poll::Ready(Ok(()));
         }
         let lane = lanes::find(worker, LaneId { key, index: 0 });
@@ -437,6 +437,9 @@ pub(super) fn return_lease(worker: &Worker, inner: &mut Inner) {
     }
     // Even if the session has gone on elsewhere.
     if let Some(lease) = inner.attached.lease.take_if(|lease| lease.is_quiet()) {
+        if lease.is_outdated() {
+            lease.taint(); // nobody goes there any more
+        }
         worker.leases.give_back(worker, lease);
     }
 }

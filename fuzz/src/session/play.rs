@@ -74,6 +74,7 @@ impl Play {
             counters: &world().counters,
             l1: self.with_l1.then_some(&*world().l1),
             hot: None,
+            paused: nearkey::control::Paused::No,
         };
         let fed = self
             .session

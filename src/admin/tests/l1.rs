@@ -27,7 +27,7 @@ fn with(l1: &Arc<L1>) -> State {
 
 /// A worker that has seen these events.
 fn hot(l1: &L1, events: &[(&[u8], Event, u32)]) {
-    let hot = Hot::new(l1.config.hash_key_names);
+    let hot = Hot::new(l1.config().hash_key_names);
     l1.watch(hot.view());
     for (key, event, times) in events {
         for _ in 0..*times {

@@ -114,7 +114,7 @@ impl World {
 
     /// A world around an L1 that nothing relies on.
     pub fn around(l1: Arc<L1>, setting: Setting) -> Self {
-        let (config, start) = (&l1.config, 1_700_000_000_000_000);
+        let (config, start) = (l1.config().clone(), 1_700_000_000_000_000);
         let micros = crate::l1::clock::micros;
         let judge = Judge {
             floors: BTreeMap::new(),
@@ -228,6 +228,7 @@ impl World {
             counts: &mut self.counts,
         };
         let env = Env {
+            paused: crate::control::Paused::No,
             id: who as u64 + 1,
             settings: &self.settings,
             table: &self.setting.table,
@@ -365,7 +366,7 @@ impl World {
             }
         }
         late.iter().try_for_each(|run| self.fail(run))?;
-        let limit = self.l1.config.lease;
+        let limit = self.l1.lease();
         for track in 0..self.tracks.len() {
             if let Some(tracked) = &mut self.tracks[track].tracked {
                 tracked.expire(self.now, limit);

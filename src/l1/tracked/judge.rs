@@ -156,13 +156,13 @@ fn age(l1: &L1, order: &Order, timed: bool, life: i64, reply: &[u8]) -> u64 {
     let mut most = most.min(bound(order.name.shape));
     if order.name.scope.identity != IdentityId::OWN {
         // What a user may read can change, and no push tells.
-        most = most.min(l1.config.lease);
+        most = most.min(l1.lease());
     }
     let age = match u64::try_from(life) {
         Ok(life) => most.min(Duration::from_millis(life)),
         // It was there when it was read and has expired since.
         Err(_) if life == MISSING && !is_empty(reply) => Duration::ZERO,
-        Err(_) if life == MISSING => most.min(l1.config.absent_age),
+        Err(_) if life == MISSING => most.min(l1.config().absent_age),
         Err(_) => most,
     };
     micros(if l1.keeps(Rule::Expiry) { age } else { most })

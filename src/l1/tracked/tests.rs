@@ -35,7 +35,7 @@ impl Bench {
         let l1 = Arc::new(l1);
         let stats = Arc::new(WorkerStats::default());
         let tracker = l1.tracker(SCOPE);
-        let terms = (**l1.rules.of(b"")).clone();
+        let terms = (**l1.rules().of(b"")).clone();
         Self {
             tracked: Tracked::new(
                 l1.clone(),

@@ -224,6 +224,7 @@ impl Bench {
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) -> Status {
         self.input.extend_from_slice(bytes.as_ref());
         let env = Env {
+            paused: crate::control::Paused::No,
             id: 7,
             settings: &self.settings,
             table: &self.table,

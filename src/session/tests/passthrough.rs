@@ -207,6 +207,7 @@ fn no_name_is_changed_while_a_connection_is_held() {
     let mut ask = |identity| {
         bench.script.identity = Some(Ok(identity));
         let env = Env {
+            paused: crate::control::Paused::No,
             id: 7,
             settings: &bench.settings,
             table: &bench.table,

@@ -50,6 +50,8 @@ pub struct HubConn {
     down: RefCell<Option<(Tick, Failure)>>,
     /// Since when messages are missed, and for how many names.
     gap: Cell<Option<(Tick, usize)>>,
+    /// Which of the dialer's the connection is.
+    pub(super) generation: Cell<u64>,
     /// Confirmed subscriptions that the gauge shows.
     shown: Cell<usize>,
 }
@@ -68,6 +70,7 @@ impl HubConn {
             retry_at: Cell::new(None),
             down: RefCell::new(None),
             gap: Cell::new(None),
+            generation: Cell::new(0),
             shown: Cell::new(0),
         })
     }
@@ -200,7 +203,7 @@ impl HubConn {
     async fn open(&self, worker: &Rc<Worker>) -> Option<(Stream, Permit)> {
         let dialer = &worker.link.dialer;
         let key = LaneKey {
-            db: worker.settings.database,
+            db: worker.settings.borrow().database,
             protocol: Protocol::Resp2,
             identity: self.identity,
         };
@@ -218,6 +221,7 @@ impl HubConn {
                 continue;
             };
             let cause = self.down.borrow().as_ref().map(|(_, cause)| cause.clone());
+            self.generation.set(dialer.generation());
             match self
                 .waiting(worker, cause, dialer.dial(key, Wish::Leased))
                 .await?

@@ -40,6 +40,15 @@ pub struct PubSub {
     hubs: RefCell<HashMap<IdentityId, Rc<HubConn>>>,
 }
 
+impl PubSub {
+    /// Has the hubs of this worker look around.
+    pub(super) fn wake_hubs(&self) {
+        for hub in self.hubs.borrow().values() {
+            hub.wake.notify_one();
+        }
+    }
+}
+
 /// One name.
 #[derive(Debug, Default)]
 struct Listeners {

@@ -53,6 +53,8 @@ pub(super) struct Serving<'a> {
     unwanted_since: Option<Tick>,
     /// The server has said something, so this is more than an open port.
     heard: bool,
+    /// How many pauses of the process there were when it was known to be alive.
+    gaps_seen: u32,
     restored: bool,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Serving<'a> {
             owed_since: None,
             unwanted_since: None,
             heard: false,
+            gaps_seen: worker.link.gaps.count(),
             restored: false,
         }
     }
@@ -228,7 +231,11 @@ impl<'a> Serving<'a> {
 
     /// Looks at the clock and at who wants what; returns when to look again.
     fn check(&mut self) -> Result<Duration, Ended> {
-        let config = &self.worker.link.dialer.config();
+        let dialer = &self.worker.link.dialer;
+        if self.conn.generation.get() != dialer.generation() {
+            return Err(Ended::Closed); // it is opened anew for those who are subscribed
+        }
+        let config = &dialer.config();
         let now = self.worker.link.now();
         let since = |tick: Tick| Duration::from_micros(now.saturating_sub(tick));
         {
@@ -271,6 +278,10 @@ impl<'a> Serving<'a> {
             }
             let check = config.command_timeout.min(config.stall_timeout) / 8;
             next = next.min(check.clamp(MIN_CHECK, MAX_CHECK));
+        } else if self.gaps_seen != self.worker.link.gaps.count() {
+            self.gaps_seen = self.worker.link.gaps.count();
+            self.conn.hub.borrow_mut().ping();
+            return Ok(Duration::ZERO);
         } else if !config.keepalive.is_zero() {
             if quiet >= config.keepalive {
                 self.conn.hub.borrow_mut().ping();

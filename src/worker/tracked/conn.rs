@@ -213,7 +213,7 @@ impl TrackedConn {
 
     /// One attempt to open the connection and to set it up.
     async fn open(&self, worker: &Worker) -> Option<Ready> {
-        let plan = Plan::new(&self.l1.config);
+        let plan = Plan::new(&self.l1.config());
         let dialed = self.dial(worker, plan).await;
         let (mut stream, identity, protocol) = match dialed {
             Ok(dialed) => dialed,

@@ -197,7 +197,7 @@ impl<'a> Serving<'a> {
     /// Looks at the clock; returns when to look again.
     fn check(&mut self) -> Result<Duration, Ended> {
         let config = &self.worker.link.dialer.config();
-        let lease = self.conn.l1.config.lease;
+        let lease = self.conn.l1.lease();
         let now = self.now();
         let waiting = self.with(|tracked| tracked.expire(now, lease)).flatten();
         self.tell();

@@ -130,8 +130,8 @@ impl Process {
             index,
             settings: settings.clone(),
             limits: Limits {
-                client_output: 1 << 20,
-                on_lost_reply: OnLostReply::Close,
+                client_output: (1 << 20).into(),
+                on_lost_reply: OnLostReply::Close.into(),
                 unix_path: String::new(),
             },
             budget: Budget::default(),
@@ -139,6 +139,7 @@ impl Process {
                 dialer: dialer.clone(),
                 stats: all_stats[index].clone(),
                 started: Instant::now(),
+                gaps: Default::default(),
                 l1: Some(l1.clone()),
             },
             directory: Arc::new(Directory::default()),
@@ -146,6 +147,7 @@ impl Process {
             mailboxes: mailboxes.clone(),
             all_stats: all_stats.clone(),
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            control: Arc::default(),
         };
         let workers: Vec<_> = (0..count).map(|index| Worker::new(parts(index))).collect();
         for (worker, mailbox) in workers.iter().zip(receivers) {

@@ -28,6 +28,7 @@ class FaultProxy:
         self._split_at = None
         self._cut_at = None
         self._writers = set()
+        self._sunk = set()
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -50,6 +51,10 @@ class FaultProxy:
             for writer in list(self._writers):
                 reset(writer)
         self._on_loop(cut)
+
+    def sink_all(self):
+        """Every open connection leads nowhere from here on; new ones are not touched."""
+        self._on_loop(lambda: self._sunk.update(self._writers))
 
     def close(self):
         self._on_loop(self._server.close)
@@ -107,7 +112,7 @@ class FaultProxy:
 
     async def _requests(self, reader, writer):
         while data := await reader.read(1 << 16):
-            if not self.swallow:
+            if not self.swallow and writer not in self._sunk:
                 writer.write(data)
                 await writer.drain()
         # Either side's end is the end of both: Redis knows no half-open peers.
@@ -118,7 +123,7 @@ class FaultProxy:
         while data := await reader.read(1 << 16):
             if self.delay:
                 await asyncio.sleep(self.delay)
-            if self.swallow:
+            if self.swallow or writer in self._sunk:
                 self.faults += 1
                 continue
             if self._cut_at is not None:
