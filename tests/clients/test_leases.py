@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.ports import eventually
+from harness.ports import eventually, freeze
 from harness.resp import ReplyError, array, bulk, encode
 
 MANY = 20
@@ -449,7 +449,7 @@ def test_an_element_that_comes_for_a_client_that_is_gone_is_counted(redis_server
     client_id = raw.command("CLIENT", "ID")
     raw.send(encode("BLPOP", "q", 0))
     eventually(lambda: blocked(server) == 1)
-    proxy.process.send_signal(signal.SIGSTOP)
+    freeze(proxy.process)
     raw.close()
     time.sleep(0.05)
     assert server.control("RPUSH", "q", "the element") == 1
