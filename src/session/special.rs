@@ -160,16 +160,15 @@ impl Session {
             .is_some_and(|special| special.judging.is_some())
     }
 
-    /// Takes the reply that [`Session::is_judging`] waits for.
-    pub fn judge(&mut self, reply: &[u8]) {
-        let Some(special) = &mut self.special else {
-            return;
+    /// Takes the reply that [`Session::is_judging`] waits for. True if the leased connection is as it
+    /// was before: the server does not know the command either, and nothing else was done on it.
+    pub fn judge(&mut self, reply: &[u8]) -> bool {
+        let judging = self.special.as_mut().and_then(|s| s.judging.take());
+        let Some(pin) = judging.filter(|pin| pin.is_denied_by(reply)) else {
+            return false;
         };
-        if let Some(pin) = special.judging.take()
-            && pin.is_denied_by(reply)
-        {
-            self.unpin(pin);
-        }
+        self.unpin(pin);
+        pin == Pin::Unknown && !self.is_pinned()
     }
 
     /// Nothing is owed any more: what lasted as long as a reply is over.

@@ -83,7 +83,7 @@ pub struct Conn<W> {
     /// It is kept for later; a lease that has just been opened is not, its waiter comes for it.
     pub(super) idle: Cell<bool>,
     /// It has a state on the server that nobody else may get.
-    tainted: Cell<bool>,
+    pub(super) tainted: Cell<bool>,
     task: RefCell<Option<Waker>>,
     signalled: Cell<bool>,
     close: Cell<bool>,

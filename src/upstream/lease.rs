@@ -24,6 +24,11 @@ impl<W: ReplyTo> Conn<W> {
         }
     }
 
+    /// What [`Conn::taint`] was said for has not happened: others may have it.
+    pub fn clear(&self) {
+        self.tainted.set(false);
+    }
+
     /// Nobody misses it if it is closed while nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.idle.get()

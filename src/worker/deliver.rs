@@ -34,8 +34,11 @@ impl Client {
             inner.output.extend_from_slice(&input[piece.range]);
             return !self.batched.replace(true);
         }
-        if inner.session.is_judging() {
-            inner.session.judge(&input[piece.range.clone()]);
+        if inner.session.is_judging()
+            && inner.session.judge(&input[piece.range.clone()])
+            && let Some(lease) = &inner.attached.lease
+        {
+            lease.clear();
         }
         match piece.handling {
             Handling::Discard => inner

@@ -10,7 +10,7 @@ import redis
 
 from conftest import DIRECT
 from harness.fake_redis import MOODS, FakeRedis
-from harness.ports import eventually
+from harness.ports import eventually, freeze
 from harness.resp import bulk, encode
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="about the proxy itself")
@@ -420,7 +420,7 @@ def test_a_process_that_was_frozen_does_not_blame_the_server(redis_server, neark
     for _ in range(2):
         client.send(encode("EVAL", BUSY, 0))
         time.sleep(0.1)
-        proxy.process.send_signal(signal.SIGSTOP)
+        freeze(proxy.process)
         time.sleep(1.5)
         proxy.process.send_signal(signal.SIGCONT)
         client.exactly(bulk("late"))

@@ -13,7 +13,7 @@ import pytest
 from conftest import DIRECT
 from harness.coherence import has_l1, l1_settings
 from harness.liar import Liar
-from harness.ports import eventually
+from harness.ports import eventually, freeze
 from harness.resp import Raw, ReplyError, bulk, encode
 from harness.slow_link import SlowLink
 
@@ -334,7 +334,7 @@ def test_11_a_proxy_that_was_frozen(stage):
     raw = stage.client(2)
     stage.direct("SET", "k", "old")
     stage.heat(raw, "k")
-    stage.proxy.process.send_signal(signal.SIGSTOP)
+    freeze(stage.proxy.process)
     try:
         stage.direct("SET", "k", "new")
         time.sleep(LEASE + 1)

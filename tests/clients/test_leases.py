@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.ports import eventually
+from harness.ports import eventually, freeze
 from harness.resp import ReplyError, array, bulk, encode
 
 MANY = 20
@@ -449,7 +449,7 @@ def test_an_element_that_comes_for_a_client_that_is_gone_is_counted(redis_server
     client_id = raw.command("CLIENT", "ID")
     raw.send(encode("BLPOP", "q", 0))
     eventually(lambda: blocked(server) == 1)
-    proxy.process.send_signal(signal.SIGSTOP)
+    freeze(proxy.process)
     raw.close()
     time.sleep(0.05)
     assert server.control("RPUSH", "q", "the element") == 1
@@ -515,6 +515,16 @@ def test_pipelined_blocking_commands_let_others_pass(redis_server, nearkey):
         assert int(other.reply()[1]) == 1
         values = [int(greedy.reply()[1]) for _ in range(400)]
         assert values == [0, *range(2, 401)]
+
+
+def test_a_command_that_the_server_does_not_know_either_costs_no_connection(redis_server, nearkey):
+    """It is asked for on a lease, which is as it was before."""
+    server, proxy = start(redis_server, nearkey, upstream__max_connections=3, workers=1)
+    for _ in range(100):
+        with proxy.connect() as raw:
+            assert raw.raw("NOSUCH", "x").startswith(b"-ERR unknown command 'NOSUCH'")
+            assert raw.command("SET", "k", "v") == b"OK"
+    assert proxy.metrics()["nearkey_upstream_connects_total"] <= 3
 
 
 def test_an_error_reply_leaves_a_usable_lease(redis_server, nearkey):

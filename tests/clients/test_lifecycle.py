@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from harness import ports
 from harness.nearkey import run
 from harness.ports import eventually
 from harness.resp import ReplyError, encode
@@ -145,7 +146,7 @@ def test_clients_that_wait_out_a_failover_notice_nothing(nearkey, redis_server, 
 
 
 def freeze(proxy, seconds, meanwhile=lambda: None):
-    os.kill(proxy.pid, signal.SIGSTOP)
+    ports.freeze(proxy.process)
     try:
         meanwhile()
         time.sleep(seconds)

@@ -15,8 +15,8 @@ impl Bench {
 
     /// The upstream answers one command on the leased connection.
     fn leased_reply(&mut self, reply: &str) {
-        if self.session.is_judging() {
-            self.session.judge(reply.as_bytes());
+        if self.session.is_judging() && self.session.judge(reply.as_bytes()) {
+            self.script.tainted = false;
         }
         self.reply(reply, 1);
     }
@@ -234,9 +234,21 @@ fn a_state_that_the_server_denies_does_not_hold_the_connection() {
         assert!(bench.session.needs_lease() && bench.script.tainted);
         bench.leased_reply(denied);
         assert!(!bench.session.needs_lease(), "{words}");
+        // What the server does not know has done nothing: its connection is good for others.
+        assert_eq!(bench.script.tainted, words != "NOSUCH x", "{words}");
         assert_eq!(bench.say(""), Status::NeedInput);
         assert_eq!(bench.counts(), [1]);
     }
+    // Beside another state that was not all.
+    let mut bench = Bench::with_lease();
+    for (words, reply) in [
+        ("CLIENT TRACKING ON", "+OK\r\n"),
+        ("NOSUCH x", "-ERR unknown command 'NOSUCH'\r\n"),
+    ] {
+        bench.say(cmd(words));
+        bench.leased_reply(reply);
+    }
+    assert!(bench.session.needs_lease() && bench.script.tainted);
 }
 
 #[test]

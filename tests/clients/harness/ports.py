@@ -1,7 +1,9 @@
-"""Free ports and waiting for them."""
+"""Free ports, and waiting: for them, and for processes that are to stand still."""
 
+import signal
 import socket
 import time
+from pathlib import Path
 
 
 def free_port(host="127.0.0.1"):
@@ -30,3 +32,13 @@ def eventually(check, seconds=10.0, pause=0.02, what=None):
 def accepts(host, port):
     with socket.create_connection((host, port), timeout=1):
         return True
+
+
+def freeze(process):
+    """Stops a process. All its threads stand still when this returns; the signal alone takes its time on a busy machine."""
+    process.send_signal(signal.SIGSTOP)
+    threads = Path(f"/proc/{process.pid}/task")
+    if threads.exists():
+        eventually(lambda: all(stat.read_text().rpartition(")")[2].split()[0] in "TZ" for stat in threads.glob("*/stat")))
+    else:
+        time.sleep(0.2)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from .ports import eventually, free_port
+from .ports import eventually, free_port, freeze
 from .resp import Raw, ReplyError
 
 CONTROL_NAME = "test-control"
@@ -66,7 +66,7 @@ class RedisServer:
             self._control = None
 
     def freeze(self):
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process)
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
