@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::conn::Role;
 use super::outdated::ASK;
 use super::patience;
 use super::pipe::Run;
+use super::proof;
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::{Ended, IDLE_ENOUGH, Serving, push_own};
 use crate::sabotage::{self, Bug};
@@ -43,6 +45,9 @@ impl<W: ReplyTo> Serving<W> {
         let config = &self.conn.link.dialer.config();
         self.expire(config.command_timeout);
         self.look_after(slack);
+        if self.conn.role() == Role::Shared && self.conn.core.borrow().proof.is_due(self.now) {
+            self.ping();
+        }
         let core = self.conn.core.borrow();
         let quiet = Duration::from_micros(self.now.saturating_sub(core.last_heard));
         let unused = Duration::from_micros(self.now.saturating_sub(core.last_used));
@@ -140,17 +145,25 @@ impl<W: ReplyTo> Serving<W> {
             } else {
                 Failure::Timeout(limit)
             };
+            self.conn.core.borrow_mut().proof.note_doubt();
             self.conn.fail_run(run, &failure);
         }
     }
 
+    /// Asks for a sign of life; on a shared connection, for proof as well that replies are in step.
     fn ping(&mut self) {
         let mut core = self.conn.core.borrow_mut();
+        let link = &self.conn.link;
+        if self.conn.role() == Role::Leased {
+            return push_own(&mut core, link, b"*1\r\n$4\r\nPING\r\n", Owner::Ping);
+        }
+        let nonce = link.dialer.next_nonce();
+        core.proof.note_asked(self.now);
         push_own(
             &mut core,
-            &self.conn.link,
-            b"*1\r\n$4\r\nPING\r\n",
-            Owner::Ping,
+            link,
+            &proof::question(nonce),
+            Owner::Proof(nonce),
         );
     }
 }

@@ -18,6 +18,7 @@ use super::link::Link;
 use super::logins::SAME_ANSWER;
 use super::outbox::Outbox;
 use super::pipe::{Handling, Pipe, Run, Terms, Tick};
+use super::proof::Proof;
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::Serving;
 use super::status::{State, Status};
@@ -68,6 +69,8 @@ pub(super) struct Core<W> {
     pub server_id: Option<u64>,
     /// What comes is held back.
     pub hold: Hold,
+    /// When it was last proved that replies go to whom they belong.
+    pub proof: Proof,
 }
 
 /// One connection. `W` says whom replies are for.
@@ -125,6 +128,7 @@ impl<W: ReplyTo> Conn<W> {
             facts_reply: Vec::new(),
             server_id: None,
             hold: Hold::default(),
+            proof: Proof::default(),
         };
         Rc::new(Self {
             key,
@@ -240,6 +244,7 @@ impl<W: ReplyTo> Conn<W> {
             let mut core = self.core.borrow_mut();
             core.outbox.push(bytes);
             core.last_used = now;
+            core.proof.note_run();
             core.pipe.push(Run {
                 owner: Some(Owner::Client(owner)),
                 terms,

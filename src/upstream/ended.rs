@@ -42,6 +42,7 @@ impl<W: ReplyTo> Conn<W> {
         let count = u64::from(visible);
         match run.owner {
             None => {}
+            Some(Owner::Proof(_)) => self.core.borrow_mut().proof.note_answered(),
             Some(Owner::Ping | Owner::Probe | Owner::Inquiry(_)) => {}
             Some(Owner::Question(question)) => question.fail(failure),
             Some(Owner::Facts) => self.link.dialer.facts.fail(),

@@ -7,6 +7,7 @@ use super::facts::{Facts, command_rows};
 use super::farewell;
 use super::link::Link;
 use super::pipe::{Piece, Run, Tick};
+use super::proof;
 use super::reply_to::{Owner, ReplyTo};
 use crate::resp::reply::{self, ReplyScan, ReplyScanner};
 use crate::stats::WorkerStats;
@@ -25,6 +26,10 @@ pub(super) struct Harvest<'a, W> {
     pub told: bool,
     /// The answer has come that others wait for.
     pub probed: bool,
+    /// The answer to a question with a number has come...
+    pub proved: bool,
+    /// ...and was another's: a reply before it is missing or too many.
+    pub strayed: bool,
     /// A push came on a leased connection that nobody holds.
     pub left_on: bool,
     pub latency: Option<Duration>,
@@ -71,6 +76,12 @@ impl<W: ReplyTo> Harvest<'_, W> {
                 inquiry.take(&self.input[piece.range], piece.last, &self.conn.link);
             }
             Some(Owner::Probe) => self.probed = true,
+            Some(Owner::Proof(nonce)) => {
+                let reply = &self.input[piece.range];
+                self.strayed |= !proof::is_answer(*nonce, reply);
+                self.proved = true;
+                self.conn.link.dialer.note_answer(reply);
+            }
             Some(Owner::Ping) => {
                 let dialer = &self.conn.link.dialer;
                 dialer.note_answer(&self.input[piece.range]);

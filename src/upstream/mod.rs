@@ -31,6 +31,7 @@ mod outdated;
 mod patience;
 pub mod pipe;
 mod planted;
+mod proof;
 pub mod provider;
 mod queue;
 pub mod reply_to;

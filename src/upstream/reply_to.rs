@@ -76,6 +76,8 @@ pub enum Owner<W> {
     Client(W),
     /// The proxy: a keepalive ping.
     Ping,
+    /// The proxy: a ping with this number, which must come back.
+    Proof(u64),
     /// The proxy: a ping whose answer others wait for.
     Probe,
     /// The proxy: COMMAND.

@@ -187,6 +187,8 @@ impl<W: ReplyTo> Serving<W> {
             facts: &mut core.facts_reply,
             told: false,
             probed: false,
+            proved: false,
+            strayed: false,
             left_on: false,
             latency: None,
         };
@@ -196,8 +198,12 @@ impl<W: ReplyTo> Serving<W> {
                 harvest.take(run, piece);
             });
         let (told, latency, left_on) = (harvest.told, harvest.latency, harvest.left_on);
-        if harvest.probed {
+        let (probed, proved, strayed) = (harvest.probed, harvest.proved, harvest.strayed);
+        if probed {
             core.handle_probed();
+        }
+        if proved {
+            core.proof.note_answered();
         }
         for owner in self.batch.drain(..) {
             owner.flush(input);
@@ -212,6 +218,11 @@ impl<W: ReplyTo> Serving<W> {
             counters.desyncs.add(1);
             Ended::Lost(format!("the server sent {desync}"))
         })?;
+        if strayed {
+            counters.desyncs.add(1);
+            let what = "a reply was missing or too many: another came in the place of the answer to a PING";
+            return Err(Ended::Lost(what.to_owned()));
+        }
         if left_on {
             counters.desyncs.add(1);
             let what = "the server sent a push to a leased connection that nobody holds";
@@ -356,7 +367,7 @@ impl<W> Unpin for Serving<W> {}
 /// Enters a command of the proxy's own.
 pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
     core.outbox.push(command);
-    if sabotage::is(Bug::SurplusReply) && matches!(owner, Owner::Ping) {
+    if sabotage::is(Bug::SurplusReply) && matches!(owner, Owner::Ping | Owner::Proof(_)) {
         return;
     }
     let bytes = if core.keeps_written { command.len() } else { 0 };
