@@ -92,6 +92,8 @@ fn unknown_subcommand(spec: &Spec) -> Class {
     match spec.class {
         // Its whole family travels on a connection of its own already.
         Class::Blocking => Class::Blocking,
+        // The server knows none of it.
+        _ if spec.is_of_proxy() => spec.class,
         _ => Class::Pinned,
     }
 }

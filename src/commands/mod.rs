@@ -89,6 +89,11 @@ impl Spec {
         self.decides == Decides::Subcommand || !self.subcommands.is_empty()
     }
 
+    /// Whether it is of this proxy, so that no server has more of it.
+    pub fn is_of_proxy(&self) -> bool {
+        &*self.name == "NEARKEY"
+    }
+
     /// Whether a call's class depends on its arguments, so that [`classify`] has to look at them.
     pub fn needs_args(&self) -> bool {
         self.decides != Decides::Name
@@ -202,11 +207,11 @@ impl CommandTable {
     ///
     /// # Errors
     ///
-    /// The first name that is not one or two words, or that has a second word although the command
-    /// has no subcommands.
+    /// What is wrong with the first name that is not one or two words, or that has a second word although
+    /// the command has no subcommands.
     pub fn with_denied(mut self, deny: &[impl AsRef<str>]) -> Result<Self, String> {
         for name in deny.iter().map(AsRef::as_ref) {
-            let parsed = self.parse_denied(name).ok_or_else(|| name.to_owned())?;
+            let parsed = self.parse_denied(name)?;
             if !self.denied.contains(&parsed) {
                 self.denied.push(parsed);
             }
@@ -214,16 +219,27 @@ impl CommandTable {
         Ok(Self::new(self.specs, self.denied).deny())
     }
 
-    fn parse_denied(&self, name: &str) -> Option<(Box<str>, Option<Box<str>>)> {
+    fn parse_denied(&self, name: &str) -> Result<(Box<str>, Option<Box<str>>), String> {
         let separators = |c: char| c.is_ascii_whitespace() || c == '|';
         let mut words = name.split(separators).filter(|word| !word.is_empty());
-        let (command, sub) = (words.next()?, words.next());
-        let whole =
-            words.next().is_none() && name.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        let (command, sub, more) = (words.next(), words.next(), words.next());
+        let is_plain = name.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        let Some(command) = command.filter(|_| is_plain && more.is_none()) else {
+            return Err(format!(
+                "'{}' is not a command name: one word, or two for a subcommand",
+                name.escape_debug()
+            ));
+        };
         let known = self.lookup(command.as_bytes());
         let takes_sub = known.is_none_or(Spec::is_container) || self.is_denied(command);
         let upper = |word: &str| word.to_ascii_uppercase().into();
-        (whole && (sub.is_none() || takes_sub)).then(|| (upper(command), sub.map(upper)))
+        match sub {
+            Some(_) if !takes_sub => Err(format!(
+                "'{name}': {} has no subcommands; its name alone denies all of it",
+                command.to_ascii_uppercase()
+            )),
+            sub => Ok((upper(command), sub.map(upper))),
+        }
     }
 
     fn is_denied(&self, command: &str) -> bool {

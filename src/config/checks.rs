@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::resolve::Resolver;
+use crate::commands::CommandTable;
 use crate::upstream::provider::provider;
 use crate::upstream::{Address, Auth, Verify};
 
@@ -48,6 +49,14 @@ pub(super) fn listeners(resolver: &mut Resolver) {
             resolver.origin("listen.address")
         );
         resolver.problem("admin.address", what);
+    }
+}
+
+/// Commands that cannot be denied, since they are none.
+pub(super) fn denied(resolver: &mut Resolver) {
+    let table = CommandTable::builtin();
+    if let Err(what) = table.with_denied(&resolver.draft.config.commands.deny) {
+        resolver.problem("commands.deny", what);
     }
 }
 

@@ -49,6 +49,7 @@ impl Resolver {
         self.connections();
         self.workers();
         self.memory_limit();
+        super::checks::denied(self);
         super::checks::warnings(self);
     }
 

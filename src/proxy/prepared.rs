@@ -43,7 +43,7 @@ impl Prepared {
         };
         let table = CommandTable::builtin()
             .with_denied(&config.commands.deny)
-            .map_err(|name| Error(format!("commands.deny: '{name}' is not a command name")))?;
+            .map_err(|what| Error(format!("commands.deny: {what}")))?;
         Ok(Self {
             connector,
             acceptor,

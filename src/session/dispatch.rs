@@ -70,6 +70,7 @@ impl Session {
             && spec.class != Class::Blocking
             && let Some(sub) = args.get(1)
             && env.table.subcommand(spec, sub).is_none()
+            && !spec.is_of_proxy()
         {
             return self.handle_unknown(Some(spec), command, args, out, env, router);
         }

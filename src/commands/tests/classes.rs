@@ -131,6 +131,28 @@ fn a_malformed_denial_is_named() {
         "|",
     ] {
         let denied = CommandTable::builtin().with_denied(&["PING", name]);
-        assert_eq!(denied.err().as_deref(), Some(name));
+        let told = denied.err().expect(name);
+        assert!(
+            told.contains(&format!("'{}'", name.escape_debug())),
+            "{told}"
+        );
+        let has_none = ["GET k", "FLUSHALL ASYNC"].contains(&name);
+        assert_eq!(told.contains("has no subcommands"), has_none, "{told}");
+    }
+}
+
+#[test]
+fn what_is_asked_of_the_proxy_itself_can_be_denied_in_part() {
+    let table = CommandTable::builtin().with_denied(&["NEARKEY PAUSE", "nearkey|reload"]);
+    let table = table.unwrap();
+    for (call, expected) in [
+        ("NEARKEY PAUSE 10", Class::Refused),
+        ("nearkey reload", Class::Refused),
+        ("NEARKEY RESUME", Class::Local),
+        ("NEARKEY", Class::Local),
+        // No server knows more of it.
+        ("NEARKEY NOPE", Class::Local),
+    ] {
+        assert_eq!(class(&table, call), expected, "{call}");
     }
 }

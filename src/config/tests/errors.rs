@@ -225,6 +225,11 @@ fn settings_that_need_each_other() {
             "upstream.connections: 11 is above upstream.max_connections, which is 10 (default)",
         ),
         (
+            "NEARKEY_COMMANDS__DENY",
+            "keys,flushall async",
+            "commands.deny: 'FLUSHALL ASYNC': FLUSHALL has no subcommands",
+        ),
+        (
             "NEARKEY_UPSTREAM__BACKOFF_MIN",
             "9s",
             "upstream.backoff_min: is above upstream.backoff_max (default)",
