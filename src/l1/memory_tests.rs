@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::L1;
 use super::clock::{Clock, Now};
-use super::config::Config;
+use super::config::{Config, Verb};
 use super::entry::{Entry, Facts, Read, Scope};
 use super::front::Front;
 use super::rules::{Rules, Terms};
@@ -405,4 +406,21 @@ fn counts_of_a_sketch_stop_at_their_end() {
         sketch.see(7, Now::default());
     }
     assert!((12..=15).contains(&sketch.see(7, Now::default())));
+}
+
+#[test]
+fn after_a_reload_stamps_stand_as_long_as_the_new_settings_say() {
+    let lives = |seconds| Config {
+        default: Verb::Cache,
+        max_age: Duration::from_secs(seconds),
+        ..Config::default()
+    };
+    let l1 = L1::without(lives(30), &CommandTable::builtin(), None);
+    l1.reconfigure(lives(600));
+    let stamp = l1.stamps.arm(l1.stamps.place(7));
+    for seconds in [40, 80, 120] {
+        let mono = seconds * 1_000_000;
+        l1.stamps.retire_idle(Now { mono, wall: 0 });
+    }
+    assert!(l1.stamps.stands(&stamp, false));
 }

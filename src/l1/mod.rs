@@ -247,6 +247,8 @@ impl L1 {
             Rules::new(&config)
         };
         self.rules.store(Arc::new(rules));
+        self.stamps.set_longest(config.longest_life());
+        self.sketch.set_max_age(config.max_age);
         self.lease
             .store(clock::micros(config.lease), Ordering::Relaxed);
         self.config.store(Arc::new(config));

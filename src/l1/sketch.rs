@@ -36,7 +36,7 @@ pub struct Sketch {
     /// The hand has gone as far as it should have by then.
     aged: AtomicU64,
     /// Time between two steps of the hand, in microseconds.
-    step: u64,
+    step: AtomicU64,
 }
 
 impl Default for Sketch {
@@ -53,8 +53,13 @@ impl Sketch {
             sights: AtomicU32::new(0),
             hand: AtomicU32::new(0),
             aged: AtomicU64::new(0),
-            step: (micros(max_age).saturating_mul(2) / LINES as u64).max(1),
+            step: AtomicU64::new(step_of(max_age)),
         }
+    }
+
+    /// Another longest life of an entry.
+    pub fn set_max_age(&self, max_age: Duration) {
+        self.step.store(step_of(max_age), Relaxed);
     }
 
     /// Counts a sight of the key; how often it had been seen before, about, and seldom less.
@@ -87,7 +92,8 @@ impl Sketch {
         let sights = self.sights.load(Relaxed).wrapping_add(1);
         self.sights.store(sights, Relaxed);
         let aged = self.aged.load(Relaxed);
-        let late = (now.saturating_sub(aged) / self.step).min(STRIDE);
+        let step_time = self.step.load(Relaxed);
+        let late = (now.saturating_sub(aged) / step_time).min(STRIDE);
         let steps = late.max(u64::from(sights.is_multiple_of(SIGHTS)));
         if steps == 0 {
             return;
@@ -101,8 +107,12 @@ impl Sketch {
         }
         self.hand.store(hand.wrapping_add(steps as u32), Relaxed);
         // More than two rounds late is as good as two.
-        let oldest = now.saturating_sub(self.step * 2 * LINES as u64);
+        let oldest = now.saturating_sub(step_time * 2 * LINES as u64);
         self.aged
-            .store((aged + steps * self.step).clamp(oldest, now), Relaxed);
+            .store((aged + steps * step_time).clamp(oldest, now), Relaxed);
     }
+}
+
+fn step_of(max_age: Duration) -> u64 {
+    (micros(max_age).saturating_mul(2) / LINES as u64).max(1)
 }

@@ -89,6 +89,11 @@ impl Stamps {
         }
     }
 
+    /// Anything may rely on a stamp for so long from here on.
+    pub fn set_longest(&self, longest: Duration) {
+        self.watched.set_longest(longest);
+    }
+
     /// The hash of a key's name; differs between processes.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {

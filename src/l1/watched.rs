@@ -24,7 +24,7 @@ pub(super) struct Watched {
     /// Armed since the hand last came by.
     recent: Box<[AtomicU64]>,
     /// Microseconds from one word to the next.
-    step: u64,
+    step: AtomicU64,
     hand: AtomicUsize,
     aged: AtomicU64,
 }
@@ -36,10 +36,15 @@ impl Watched {
         Self {
             words: words(),
             recent: words(),
-            step: (micros(longest.max(SHORTEST)) / (places / BITS) as u64).max(1),
+            step: AtomicU64::new(step_of(places / BITS, longest)),
             hand: AtomicUsize::new(0),
             aged: AtomicU64::new(0),
         }
+    }
+
+    /// What is armed may be relied on for so long from here on.
+    pub(super) fn set_longest(&self, longest: Duration) {
+        self.step.store(step_of(self.words.len(), longest), Relaxed);
     }
 
     #[inline]
@@ -65,7 +70,8 @@ impl Watched {
     /// heard for a round. For one thread.
     pub(super) fn age(&self, now: Now, mut retire: impl FnMut(usize)) {
         let aged = self.aged.load(Relaxed);
-        let steps = now.mono.saturating_sub(aged) / self.step;
+        let step_time = self.step.load(Relaxed);
+        let steps = now.mono.saturating_sub(aged) / step_time;
         let hand = self.hand.load(Relaxed);
         for step in 0..self.words.len().min(steps as usize) {
             let word = (hand + step) % self.words.len();
@@ -80,8 +86,13 @@ impl Watched {
             hand.wrapping_add(steps as usize) % self.words.len(),
             Relaxed,
         );
-        self.aged.store(aged + steps * self.step, Relaxed);
+        self.aged.store(aged + steps * step_time, Relaxed);
     }
+}
+
+/// Microseconds from one of so many words to the next.
+fn step_of(words: usize, longest: Duration) -> u64 {
+    (micros(longest.max(SHORTEST)) / words as u64).max(1)
 }
 
 fn bit(place: usize) -> u64 {
@@ -113,5 +124,29 @@ mod tests {
         assert!(named(80).is_empty());
         assert_eq!(named(120), [200]);
         assert!(watched.set(3), "anew");
+    }
+
+    #[test]
+    fn a_longer_life_makes_the_round_longer_and_a_shorter_one_shorter() {
+        let watched = Watched::new(256, Duration::from_secs(40));
+        let named = |seconds: u64| {
+            let now = Now {
+                mono: seconds * 1_000_000,
+                wall: 0,
+            };
+            let mut named = Vec::new();
+            watched.age(now, |place| named.push(place));
+            named
+        };
+        watched.set_longest(Duration::from_secs(400));
+        watched.set(3);
+        assert!(named(300).is_empty(), "two rounds of 40 s have passed");
+        assert!(named(400).is_empty());
+        assert_eq!(named(800), [3]);
+        watched.clear(3);
+        watched.set_longest(Duration::from_secs(40));
+        watched.set(3);
+        assert!(named(840).is_empty());
+        assert_eq!(named(880), [3]);
     }
 }
