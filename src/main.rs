@@ -9,15 +9,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use nearkey::cli::{self, Cli, Command};
 use nearkey::config::{self, Config, Loaded};
-use nearkey::control::Wish;
+use nearkey::control::{Control, Wish};
 use nearkey::events::Events;
 use nearkey::plan::{self, Plan, Provider};
 use nearkey::proxy::{Prepared, Proxy};
 use nearkey::reload::Reloader;
 use nearkey::telemetry::{self, Filter};
 use nearkey::{admin, healthcheck, limits, watchdog};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// musl's own maps and unmaps memory for each large buffer, at twice the time in the kernel.
 #[cfg(target_env = "musl")]
@@ -30,7 +31,7 @@ const MISCONFIGURED: u8 = 2;
 fn main() -> ExitCode {
     let cli = cli::parse();
     match cli.command.clone() {
-        None => load(&cli).map_or_else(|code| code, |loaded| run(cli, loaded)),
+        None => start(cli),
         Some(Command::Config { schema: true, .. }) => print(config::schema().as_bytes()),
         Some(Command::Config {
             example: Some(name),
@@ -172,7 +173,31 @@ fn check_health(cli: &Cli, timeout: Duration, live: bool) -> ExitCode {
     }
 }
 
-fn run(cli: Cli, loaded: Loaded) -> ExitCode {
+/// Reads the configuration and runs until it is told to stop. A SIGHUP that comes before it is in force
+/// reloads it later: whoever sends one on every change of a file does not wait for the start.
+fn start(cli: Cli) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ready = runtime.and_then(|runtime| {
+        let hangup = {
+            let _inside = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
+        Ok((runtime, hangup))
+    });
+    match ready {
+        Ok((runtime, hangup)) => {
+            load(&cli).map_or_else(|code| code, |loaded| run(cli, loaded, &runtime, hangup))
+        }
+        Err(e) => {
+            eprintln!("nearkey: cannot start: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, loaded: Loaded, runtime: &Runtime, hangup: Signal) -> ExitCode {
     let events = Events::default();
     let filter = match telemetry::init(&loaded.config.log, events.clone()) {
         Ok(filter) => filter,
@@ -191,14 +216,7 @@ fn run(cli: Cli, loaded: Loaded) -> ExitCode {
     if let Some(warning) = files.warning {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(cli, filter, loaded, events)),
-        Err(e) => Err(format!("cannot start: {e}")),
-    };
-    match served {
+    match runtime.block_on(serve(cli, filter, loaded, events, hangup)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             tracing::error!("{message}");
@@ -208,12 +226,23 @@ fn run(cli: Cli, loaded: Loaded) -> ExitCode {
 }
 
 /// Runs until a signal has come and the drain is over.
-async fn serve(cli: Cli, filter: Filter, loaded: Loaded, events: Events) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
+async fn serve(
+    cli: Cli,
+    filter: Filter,
+    loaded: Loaded,
+    events: Events,
+    hangup: Signal,
+) -> Result<(), String> {
+    let mut signals =
+        Signals::new(hangup).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let config = loaded.config.clone();
     let prepared = Prepared::new(&config).map_err(|e| e.to_string())?;
     let reloader = Reloader::new(cli, filter, loaded, &prepared);
-    let proxy = Proxy::start(config.clone(), prepared).map_err(|e| e.to_string())?;
+    // Clients may wish for a reload as soon as they can connect.
+    let (wishes, wished) = unbounded_channel::<Wish>();
+    let control = Arc::new(Control::default());
+    control.set_reloader(wishes);
+    let proxy = Proxy::start(config.clone(), prepared, control).map_err(|e| e.to_string())?;
     let state = Arc::new(admin_state(&config, &proxy, events));
     tokio::spawn(watchdog::watch(proxy.workers().to_vec()));
     if let Some(address) = config.admin.address {
@@ -228,7 +257,7 @@ async fn serve(cli: Cli, filter: Filter, loaded: Loaded, events: Events) -> Resu
             std::future::pending::<()>(),
         ));
     }
-    let name = run_until_stopped(&mut signals, reloader, &proxy, &state).await;
+    let name = run_until_stopped(&mut signals, reloader, wished, &proxy, &state).await;
     tracing::info!(signal = name, "draining");
     state.draining.store(true, Ordering::Release);
     let drained = async {
@@ -264,11 +293,10 @@ fn admin_state(config: &Config, proxy: &Proxy, events: Events) -> admin::State {
 async fn run_until_stopped(
     signals: &mut Signals,
     mut reloader: Reloader,
+    mut wished: UnboundedReceiver<Wish>,
     proxy: &Proxy,
     state: &admin::State,
 ) -> &'static str {
-    let (wishes, mut wished) = unbounded_channel::<Wish>();
-    proxy.control().set_reloader(wishes);
     loop {
         tokio::select! {
             name = next_of(&mut signals.terminate, &mut signals.interrupt) => return name,
@@ -293,11 +321,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new(hangup: Signal) -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup,
         })
     }
 

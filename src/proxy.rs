@@ -81,7 +81,7 @@ impl Proxy {
     ///
     /// # Errors
     /// An address cannot be bound, or a certificate not be read.
-    pub fn start(config: Config, prepared: Prepared) -> Result<Self, Error> {
+    pub fn start(config: Config, prepared: Prepared, control: Arc<Control>) -> Result<Self, Error> {
         let config = Arc::new(config);
         let (bound, address) = bind(&config)?;
         let l1 = build_l1(&config, &prepared.table)?;
@@ -118,7 +118,7 @@ impl Proxy {
             threads: Vec::new(),
             started: Instant::now(),
             l1,
-            control: Arc::default(),
+            control,
             budget,
         };
         proxy.start_threads(receivers, bound)?;

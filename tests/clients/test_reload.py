@@ -1,17 +1,19 @@
 """The configuration read anew while clients work: SIGHUP and NEARKEY RELOAD."""
 
+import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from harness.nearkey import Nearkey
-from harness.ports import eventually
+from harness.nearkey import Nearkey, run
+from harness.ports import accepts, eventually
 from harness.resp import ReplyError, encode
 
 from conftest import DIRECT
@@ -370,3 +372,58 @@ def test_the_server_is_moved(start, redis_server, tmp_path, workers):
     assert len(new.clients()) <= 10
     listener.close()
     blocked.close()
+
+
+def test_a_hangup_while_the_configuration_is_read_reloads_it_later(start, redis_server, tmp_path):
+    """The password's file is a pipe, which holds up the start for as long as the test wants."""
+    server, pipe = redis_server(tls=False, password="of-the-pipe"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    url = f"redis://127.0.0.1:{server.port}"
+    file = File(tmp_path / "nearkey.toml", upstream__url=url, upstream__password_file=str(pipe))
+    nearkey = start(file, wait=False)
+    with open(pipe, "w") as reading:  # goes on once it reads
+        nearkey.process.send_signal(signal.SIGHUP)
+        reading.write("of-the-pipe")
+    eventually(lambda: accepts(nearkey.host, nearkey.port), what="it serves")
+    with open(pipe, "w") as again:
+        again.write("of-the-pipe")
+    eventually(lambda: "reloading the configuration" in nearkey.log(), what="it is read again")
+    assert nearkey.process.poll() is None
+    with nearkey.connect() as raw:
+        assert raw.command("PING") == b"PONG"
+
+
+def test_who_comes_first_may_ask_for_a_reload(start, redis_server, tmp_path):
+    file = File(tmp_path / "nearkey.toml", upstream__url=redis_server(tls=False).url())
+    for _ in range(5):
+        nearkey = start(file, wait=False, admin=False)
+        deadline = time.monotonic() + 20
+        while True:  # as fast as can be
+            try:
+                raw = nearkey.connect()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and nearkey.process.poll() is None, nearkey.log()
+        with raw:
+            assert raw.command("NEARKEY", "RELOAD")
+
+
+def test_what_steers_the_proxy_can_be_denied_by_itself(start, redis_server, tmp_path):
+    url = redis_server(tls=False).url()
+    file = File(tmp_path / "nearkey.toml", upstream__url=url, commands__deny=["NEARKEY PAUSE", "nearkey|reload"])
+    nearkey = start(file)
+    with nearkey.connect() as raw:
+        for denied in (("NEARKEY", "PAUSE", "10"), ("nearkey", "reload")):
+            with pytest.raises(ReplyError, match="refused by the setting commands.deny"):
+                raw.command(*denied)
+        with pytest.raises(ReplyError, match="unknown subcommand 'NOPE'. Try NEARKEY HELP."):
+            raw.command("NEARKEY", "NOPE")
+        with pytest.raises(ReplyError, match="wrong number of arguments for 'nearkey|stats' command"):
+            raw.command("NEARKEY", "STATS", "x")
+        assert raw.command("NEARKEY", "RESUME") is not None
+        assert raw.command("NEARKEY")[0].startswith(b"NEARKEY <subcommand>")
+    # What cannot be denied is told with its place, also where the program is not started.
+    file.write(commands__deny=["FLUSHALL ASYNC"])
+    shown = run("config", "--config", file.path)
+    assert shown.returncode == 2 and "FLUSHALL has no subcommands" in shown.stderr, shown
+    assert f"{file.path}:" in shown.stderr
