@@ -75,6 +75,16 @@ async fn accept(
     Ok((stream, place))
 }
 
+/// What is said to whom the name of the host leads here from elsewhere.
+const MISDIRECTED: &str = "421 Misdirected Request\n\
+    This endpoint listens on loopback, and answers there to localhost and IP addresses only: ask for\n\
+    http://127.0.0.1 or http://localhost with its port, or set admin.address to an address that others reach.\n";
+
+/// Holds no name of a key: probes may ask by whatever name they know.
+fn is_harmless(path: &str) -> bool {
+    matches!(path, "/live" | "/ready" | "/health")
+}
+
 /// Answers the requests of one connection until either side has enough of it.
 async fn converse(mut stream: TcpStream, server: Arc<Server>, place: OwnedSemaphorePermit) {
     let mut buffer = Vec::new();
@@ -86,9 +96,11 @@ async fn converse(mut stream: TcpStream, server: Arc<Server>, place: OwnedSemaph
         .is_ok_and(|address| address.ip().to_canonical().is_loopback());
     while let Some(request) = next_request(&mut stream, &mut buffer, patience).await {
         let (response, with_body, keep_alive) = match request {
-            Ok(request) if is_local && !request.is_for_here => {
-                (Response::error(Status::Misdirected), true, false)
-            }
+            Ok(request) if is_local && !request.is_for_here && !is_harmless(&request.path) => (
+                Response::text(Status::Misdirected, MISDIRECTED),
+                true,
+                false,
+            ),
             Ok(request) => {
                 let scarce = place.semaphore().available_permits() < SCARCE;
                 let keep_alive = request.keep_alive && !scarce;

@@ -215,6 +215,14 @@ def test_a_web_page_cannot_read_the_admin_endpoint_under_a_name_of_its_own(neark
         assert reply.status == status, host
         headers = {name.lower() for name, _ in reply.getheaders()}
         assert not any(name.startswith("access-control") for name in headers), "no page may read it across origins"
+        told = reply.read().decode()
+        assert status != 421 or ("localhost" in told and "admin.address" in told), told
+        connection.close()
+    # They name no key, and probes may know this machine by any name.
+    for path in ("/live", "/ready", "/health"):
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.admin_port, timeout=20)
+        connection.request("GET", path, headers={"Host": "this-machine.example"})
+        assert connection.getresponse().status == 200, path
         connection.close()
 
 
