@@ -420,7 +420,7 @@ fn assert_named(worker: &Worker, key: LaneKey) {
 fn lease_error(worker: &Worker, failure: &Failure) -> String {
     let counters = &worker.stats.counters;
     match failure {
-        Failure::Busy(_) => counters.errors_busy.add(1),
+        Failure::Busy(_) | Failure::Full(_) => counters.errors_busy.add(1),
         _ => counters.errors_unreachable.add(1),
     }
     super::deliver::error_text(failure)
