@@ -12,6 +12,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from harness.fake_redis import FakeRedis
 from harness.ports import eventually, free_port
 from harness.resp import bulk, encode
 
@@ -600,6 +601,61 @@ def test_a_surplus_reply_ends_the_connection_and_is_counted(nearkey):
             assert raw.raw("GET", f"k{n}") == bulk(f"k{n}")
     assert len(served) >= 2
     listener.close()
+
+
+class Forgetful(FakeRedis):
+    """Leaves out the reply to the next GET when it is told to."""
+
+    forgets = False
+
+    def answer(self, words):
+        reply = super().answer(words)
+        if self.forgets and words[0] == b"GET":
+            self.forgets = False
+            return b""
+        return reply
+
+
+def test_a_missing_reply_is_noticed_and_ends_the_connection(nearkey):
+    """From there on every reply would go to the command after its own, of whichever client."""
+    server = Forgetful()
+    proxy = nearkey(f"redis://127.0.0.1:{server.port}", expect_desync=True, upstream__connections=1,
+                    upstream__command_timeout="1s", **QUICK)
+    stop, stray = threading.Event(), [[], []]
+
+    def client(n):
+        at = 0
+        while not stop.is_set():
+            try:
+                with proxy.connect() as raw:
+                    while not stop.is_set():
+                        at += 1
+                        key = f"{n}:{at % 100}"
+                        sent, reply = time.monotonic(), raw.raw("GET", key)
+                        if reply[:1] == b"$" and reply != bulk(f"value of {key}"):
+                            stray[n].append(sent)
+                        time.sleep(0.002)
+            except (OSError, EOFError):
+                pass  # closed with the connection to the server
+
+    server.values = {f"{n}:{at}".encode(): f"value of {n}:{at}".encode() for n in (0, 1) for at in range(100)}
+    clients = [threading.Thread(target=client, args=(n,)) for n in (0, 1)]
+    for thread in clients:
+        thread.start()
+    try:
+        eventually(lambda: len(server.seen) > 200, 20, what="traffic")
+        assert proxy.metric("desync") == 0 and not any(stray)
+        server.forgets = True
+        eventually(lambda: proxy.metric("desync") > 0, 40, what="it is noticed")
+        noticed, before = time.monotonic(), len(server.seen)
+        eventually(lambda: len(server.seen) > before + 200, 20, what="traffic goes on")
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join(20)
+    assert not [at for at in stray[0] + stray[1] if at > noticed], "after the connection was closed"
+    assert proxy.metric("desync") == 1
+    server.close()
 
 
 def take_command(buffer):
