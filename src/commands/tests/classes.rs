@@ -131,7 +131,7 @@ fn a_malformed_denial_is_named() {
         "|",
     ] {
         let denied = CommandTable::builtin().with_denied(&["PING", name]);
-        let told = denied.err().expect(name);
+        let told = denied.expect_err(name);
         assert!(
             told.contains(&format!("'{}'", name.escape_debug())),
             "{told}"
