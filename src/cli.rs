@@ -104,7 +104,7 @@ pub enum Command {
         schema: bool,
     },
     /// Connect as configured, print what the server is and can, and what stands in the way; exit code
-    /// 0 if it would work, else 1
+    /// 0 if it would work, 1 if not, 2 for a wrong configuration
     Check {
         /// For programs
         #[arg(long)]

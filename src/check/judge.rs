@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::Findings;
+use super::{Failure, Findings, L1};
 use crate::config::Config;
 
 /// A certificate with fewer days left is worth a word.
@@ -50,8 +50,8 @@ impl Problems {
 /// What stands in the way, worst first.
 pub(super) fn problems(found: &Findings, config: &Config) -> Vec<Problem> {
     let mut problems = Problems::default();
-    if let Some((cause, message)) = &found.failure {
-        problems.add(Severity::Error, message.clone(), cure_of(cause));
+    if let Some(failure) = &found.failure {
+        problems.add(Severity::Error, failure.message.clone(), cure_of(failure));
         return problems.0;
     }
     of_the_connection(found, config, &mut problems);
@@ -63,8 +63,14 @@ pub(super) fn problems(found: &Findings, config: &Config) -> Vec<Problem> {
     problems
 }
 
-fn cure_of(cause: &str) -> &'static str {
-    match cause {
+fn cure_of(failure: &Failure) -> &'static str {
+    if failure.message.contains("NOPERM") {
+        return "the password is right, but the user lacks the right that is named: Nearkey itself needs ping, and select for another database than 0 (ACL SETUSER name +ping +select)";
+    }
+    if failure.message.contains("DB index is out of range") {
+        return "the server has no database of that number: see upstream.database, or the number behind the host in upstream.url; many providers have database 0 alone";
+    }
+    match failure.cause {
         "dns" => {
             "look for a typing error in the host; a private name resolves only inside its network"
         }
@@ -77,11 +83,19 @@ fn cure_of(cause: &str) -> &'static str {
         "tls" => {
             "see upstream.verify, upstream.ca and upstream.server_name in proxy.toml; a server without TLS needs redis:// in place of rediss://"
         }
+        "certificate" => {
+            "name its CA's certificate in upstream.ca, or the host that it is made out to in upstream.server_name; one that is out of date must be renewed"
+        }
+        "closed" => {
+            "a firewall or allow list that does not know this host, the server's limit of connections, or TLS that only one side speaks (rediss://)"
+        }
         "auth" => "look at user and password; a token alone is written rediss://:TOKEN@host",
         "maxclients" => {
             "the server has no connection left: `nearkey plan` computes what a fleet needs"
         }
-        "not_ready" => "wait until the server has loaded its data or found its master",
+        "not_ready" | "loading" | "masterdown" => {
+            "wait until the server has loaded its data or found its master"
+        }
         _ => "is that a Redis port?",
     }
 }
@@ -203,7 +217,7 @@ fn of_the_room(found: &Findings, problems: &mut Problems) {
 
 fn of_l1(found: &Findings, config: &Config, problems: &mut Problems) {
     let wants = crate::l1::tracked::Plan::new(&config.cache);
-    let (mode, why) = &found.l1;
+    let L1 { mode, why } = &found.l1;
     if (wants.tracks || wants.times) && *mode == "off" {
         problems.add(
             Severity::Warning,

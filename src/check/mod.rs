@@ -23,8 +23,8 @@ pub struct Findings {
     pub resolved: Vec<String>,
     /// From the first packet to a connection that is ready for commands.
     pub connect_ms: Option<f64>,
-    /// Why there is no connection: the class of the failure, and a sentence.
-    pub failure: Option<(&'static str, String)>,
+    /// Why there is no connection.
+    pub failure: Option<Failure>,
     /// What of TLS was agreed upon; `None` is plain TCP.
     pub tls: Option<Tls>,
     /// In whose name: a user, `nobody`, or `each client's own`.
@@ -57,14 +57,50 @@ pub struct Findings {
     pub commands: Option<u64>,
     /// It speaks RESP3.
     pub resp3: Option<bool>,
-    /// Whether its pushes can be relied on, and if not, why.
-    pub tracking: Option<Result<(), String>>,
-    /// What L1 would do: `off`, `observe`, `tracking`, `ttl`, and why.
-    pub l1: (&'static str, String),
+    /// Whether its pushes can be relied on.
+    pub tracking: Option<Tracking>,
+    /// What L1 would do.
+    pub l1: L1,
     /// Most connections of this process (`upstream.max_connections`).
     pub max_connections: usize,
     /// How many such processes the server has room for, beside its clients of now.
     pub room_for: Option<u64>,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The class of the failure: `dns`, `tcp`, `auth`...
+    pub cause: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Whether the server's pushes can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tracking {
+    /// They can.
+    pub works: bool,
+    /// If not, why.
+    pub why: Option<String>,
+}
+
+impl Tracking {
+    fn of(told: Result<(), String>) -> Self {
+        Self {
+            works: told.is_ok(),
+            why: told.err(),
+        }
+    }
+}
+
+/// What L1 would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct L1 {
+    /// `off`, `observe`, `tracking` or `ttl`.
+    pub mode: &'static str,
+    /// Why; empty where there is nothing to say.
+    pub why: String,
 }
 
 /// What of TLS was agreed upon.

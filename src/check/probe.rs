@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::{Findings, RoundTrip, Tls, ms};
+use super::{Failure, Findings, L1, RoundTrip, Tls, Tracking, ms};
 use crate::commands::CommandTable;
 use crate::config::Config;
 use crate::l1;
@@ -46,7 +46,10 @@ pub(super) async fn findings(config: &Config) -> Result<Findings, String> {
         },
         login: login(config),
         max_connections: upstream.max_connections,
-        l1: ("off", String::new()),
+        l1: L1 {
+            mode: "off",
+            why: String::new(),
+        },
         ..Findings::default()
     };
     if let Address::Tcp { host, port } = &upstream.address
@@ -70,7 +73,12 @@ pub(super) async fn findings(config: &Config) -> Result<Findings, String> {
             // A server that falls silent half-way leaves the rest unknown.
             let _ = timeout(limit, ask_all(stream, &identity, &mut found)).await;
         }
-        Err(refusal) => found.failure = Some((refusal.cause.as_str(), refusal.message)),
+        Err(refusal) => {
+            found.failure = Some(Failure {
+                cause: refusal.cause.as_str(),
+                message: refusal.message,
+            });
+        }
     }
     if found.failure.is_none() {
         ask_for_pushes(&dialer, config, &mut found).await;
@@ -195,7 +203,7 @@ async fn ask_for_pushes(dialer: &Dialer, config: &Config, found: &mut Findings) 
         Ok(opened) => opened,
         Err(refusal) => {
             found.resp3 = refusal.only_this_key.then_some(false);
-            found.tracking = Some(Err(refusal.message));
+            found.tracking = Some(Tracking::of(Err(refusal.message)));
             found.l1 = l1_mode(config, found);
             return;
         }
@@ -204,12 +212,12 @@ async fn ask_for_pushes(dialer: &Dialer, config: &Config, found: &mut Findings) 
     found.server = Some(identity.server.clone());
     let limit = config.upstream.command_timeout;
     let verdict = timeout(limit, canary(stream, &identity, dialer.next_nonce())).await;
-    found.tracking = Some(match verdict {
+    found.tracking = Some(Tracking::of(match verdict {
         Ok(Ok(Verdict::Tracking)) => Ok(()),
         Ok(Ok(Verdict::Without { reason, .. })) => Err(reason),
         Ok(Err(lost)) => Err(lost),
         Err(_) => Err(format!("the server did not answer within {limit:?}")),
-    });
+    }));
     found.l1 = l1_mode(config, found);
 }
 
@@ -236,23 +244,27 @@ async fn canary(mut stream: Stream, identity: &Identity, nonce: u64) -> Result<V
 }
 
 /// What L1 would do with this server.
-fn l1_mode(config: &Config, found: &Findings) -> (&'static str, String) {
+fn l1_mode(config: &Config, found: &Findings) -> L1 {
     let cache: &l1::config::Config = &config.cache;
     let keeps = cache.default == Verb::Cache || cache.rules.iter().any(|r| r.verb == Verb::Cache);
     let plan = Plan::new(cache);
-    match (cache.mode, &found.tracking) {
-        (Mode::Off, _) => ("off", "cache.mode says so".to_owned()),
-        (Mode::Observe, _) => ("observe", "cache.mode says so".to_owned()),
+    let pushes = found.tracking.as_ref().is_some_and(|told| told.works);
+    let reason = found.tracking.as_ref().and_then(|told| told.why.clone());
+    let (mode, why) = match cache.mode {
+        Mode::Off => ("off", "cache.mode says so".to_owned()),
+        Mode::Observe => ("observe", "cache.mode says so".to_owned()),
         _ if !keeps => (
             "off",
             "no rule and no cache.default says that keys may be kept".to_owned(),
         ),
-        (_, Some(Ok(()))) if plan.tracks => ("tracking", String::new()),
-        (_, Some(Err(reason))) if plan.times => ("ttl", reason.clone()),
-        _ if plan.times => ("ttl", String::new()),
-        (_, Some(Err(reason))) => ("off", format!("{reason}, and no rule names a ttl")),
-        _ => ("off", String::new()),
-    }
+        _ if pushes && plan.tracks => ("tracking", String::new()),
+        _ if plan.times => ("ttl", reason.unwrap_or_default()),
+        _ => match reason {
+            Some(reason) => ("off", format!("{reason}, and no rule names a ttl")),
+            None => ("off", String::new()),
+        },
+    };
+    L1 { mode, why }
 }
 
 /// How many processes like this one the server has room for, beside who is there now.

@@ -19,7 +19,7 @@ pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     for (name, value) in rows(report) {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<14}{value}");
+        let _ = writeln!(text, "{name:<14}{}", printable(&value));
     }
     for problem in &report.problems {
         let word = match problem.severity {
@@ -27,7 +27,8 @@ pub(super) fn text(report: &Report) -> String {
             Severity::Warning => "warning",
             Severity::Note => "note",
         };
-        let _ = write!(text, "\n{word}: {}\n  {}\n", problem.what, problem.cure);
+        let what = printable(&problem.what);
+        let _ = write!(text, "\n{word}: {what}\n  {}\n", problem.cure);
     }
     let count = |severity| {
         let of_it = report.problems.iter().filter(|p| p.severity == severity);
@@ -40,6 +41,15 @@ pub(super) fn text(report: &Report) -> String {
         (true, n) => writeln!(text, "\nIt works, with {n} warnings."),
     };
     text
+}
+
+/// What comes from the server must not steer a terminal.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 fn rows(report: &Report) -> Vec<(&'static str, String)> {
@@ -88,13 +98,13 @@ fn rows(report: &Report) -> Vec<(&'static str, String)> {
     };
     rows.push(("RESP3", yes(found.resp3).to_owned()));
     let tracking = match &found.tracking {
-        Some(Ok(())) => "yes: changes are pushed, in order".to_owned(),
-        Some(Err(why)) => format!("no: {why}"),
+        Some(told) if told.works => "yes: changes are pushed, in order".to_owned(),
+        Some(told) => format!("no: {}", told.why.as_deref().unwrap_or("unknown")),
         None => "unknown".to_owned(),
     };
     rows.push(("tracking", tracking));
-    let (mode, why) = &found.l1;
-    let why = match why.as_str() {
+    let mode = found.l1.mode;
+    let why = match found.l1.why.as_str() {
         "" => String::new(),
         why => format!(": {why}"),
     };
