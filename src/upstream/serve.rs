@@ -166,12 +166,9 @@ impl<W: ReplyTo> Serving<W> {
     fn handle_input(&mut self, scanned: usize) -> Result<(), Ended> {
         let conn = self.conn.clone();
         let link = &conn.link;
-        let counters = &link.stats.counters;
-        counters
-            .upstream_bytes_in
-            .add((self.filled - scanned) as u64);
-        let mut core = conn.core.borrow_mut();
-        let core = &mut *core;
+        let fresh = (self.filled - scanned) as u64;
+        link.stats.counters.upstream_bytes_in.add(fresh);
+        let core = &mut *conn.core.borrow_mut();
         core.last_heard = self.now;
         link.dialer.note_heard(self.now);
         core.spoil_queue();
@@ -214,26 +211,16 @@ impl<W: ReplyTo> Serving<W> {
         {
             holder.resume(); // it may have got its error long ago, and has nothing else to wake it
         }
-        let (consumed, fed) = done.map_err(|desync| {
-            counters.desyncs.add(1);
-            Ended::Lost(format!("the server sent {desync}"))
-        })?;
-        if strayed {
-            counters.desyncs.add(1);
-            let what = "a reply was missing or too many: another came in the place of the answer to a PING";
-            return Err(Ended::Lost(what.to_owned()));
-        }
-        if left_on {
-            counters.desyncs.add(1);
-            let what = "the server sent a push to a leased connection that nobody holds";
-            return Err(Ended::Lost(what.to_owned()));
+        let (consumed, fed) =
+            done.map_err(|desync| out_of_step(link, &format!("the server sent {desync}")))?;
+        let wrong = strayed.then_some(STRAYED);
+        if let Some(what) = wrong.or(left_on.then_some(LEFT_ON)) {
+            return Err(out_of_step(link, what));
         }
         self.note_fed(core, &fed);
         if let Some(latency) = latency {
-            link.dialer
-                .stats
-                .latency_us
-                .store(latency.as_micros() as u64, Relaxed);
+            let stats = &link.dialer.stats;
+            stats.latency_us.store(latency.as_micros() as u64, Relaxed);
         }
         if told {
             learn(core, link);
@@ -363,6 +350,16 @@ impl<W: ReplyTo> Future for Serving<W> {
 }
 
 impl<W> Unpin for Serving<W> {}
+
+const STRAYED: &str =
+    "a reply was missing or too many: another came in the place of the answer to a PING";
+const LEFT_ON: &str = "the server sent a push to a leased connection that nobody holds";
+
+/// Replies do not belong to the commands that they seem to belong to: counted, and the end.
+fn out_of_step(link: &Link, what: &str) -> Ended {
+    link.stats.counters.desyncs.add(1);
+    Ended::Lost(what.to_owned())
+}
 
 /// Enters a command of the proxy's own.
 pub(super) fn push_own<W>(core: &mut Core<W>, link: &Link, command: &[u8], owner: Owner<W>) {
