@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
                 Some(setting) => assignments.extend(self.assignment(setting, &name)),
                 None if self.is_service_link(&name) => {}
                 // Only builds that plant faults know it.
-                None if cfg!(feature = "sabotage") && PLANTED.contains(&name) => {}
+                None if cfg!(feature = "sabotage") && PLANTED.contains(&name.as_str()) => {}
                 None => self.unknown(&name),
             }
         }

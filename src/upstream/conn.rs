@@ -369,10 +369,10 @@ impl<W: ReplyTo> Conn<W> {
             && let Some((stream, permit)) = self.open_stream().await
         {
             self.status.set(State::Open);
-            self.link.dialer.established(1);
+            let established = self.link.dialer.established();
             let mut serving = Serving::new(self.clone(), stream);
             let ended = (&mut serving).await;
-            self.link.dialer.established(-1);
+            drop(established);
             self.status.set(State::Opening); // nobody shall count on it while it is closed
             serving.leave().await;
             drop(permit);

@@ -1,15 +1,19 @@
 """The configuration read anew while clients work: SIGHUP and NEARKEY RELOAD."""
 
+import asyncio
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from harness.fake_redis import FakeRedis
+from harness.frames import elements, frame_end, word
 from harness.nearkey import Nearkey
 from harness.ports import eventually
 from harness.resp import ReplyError, encode
@@ -370,3 +374,55 @@ def test_the_server_is_moved(start, redis_server, tmp_path, workers):
     assert len(new.clients()) <= 10
     listener.close()
     blocked.close()
+
+
+class Slow(FakeRedis):
+    """Takes its time over one key, and says who it is for another."""
+
+    def __init__(self, name, mood=None):
+        super().__init__()
+        self.mood, self.values[b"who"] = mood, name
+
+    async def _serve(self, reader, writer):
+        self.accepted += 1
+        buffer = bytearray()
+        try:
+            while data := await self._read(reader):
+                buffer += data
+                while (end := frame_end(buffer)) is not None:
+                    words = [word(e) for e in elements(bytes(buffer[:end]))]
+                    del buffer[:end]
+                    await asyncio.sleep(2 if words[1:] == [b"slow"] else 0)
+                    writer.write(self.answer([words[0].upper(), *words[1:]]))
+                await writer.drain()
+        except (OSError, asyncio.CancelledError):
+            pass
+        writer.close()
+
+
+def test_a_move_is_not_forgotten_where_a_failover_is_under_way(start, tmp_path):
+    """A connection that could not be drained for READONLY in time goes on, but not beyond a reload."""
+    old, new = Slow(b"old", mood="readonly"), Slow(b"new")
+    file = File(tmp_path / "proxy.toml", upstream__url=f"redis://127.0.0.1:{old.port}", upstream__connections=2)
+    proxy = start(file, workers=1)
+    clients = [proxy.connect(timeout=30) for _ in range(4)]
+    for _ in range(2):
+        for client in clients:
+            assert client.command("GET", "who") == b"old"
+            time.sleep(0.1)
+    # Both connections have a command that takes longer than draining may.
+    for client in clients:
+        client.send(encode("GET", "slow"))
+    with proxy.connect() as writer:
+        writer.send(encode("SET", "k", "v"))
+        time.sleep(0.3)
+        file.write(upstream__url=f"redis://127.0.0.1:{new.port}")
+        proxy.process.send_signal(signal.SIGHUP)
+        assert writer.reply_bytes().startswith(b"-READONLY")
+    for client in clients:
+        client.reply_bytes()
+    for client in clients:
+        eventually(lambda c=client: c.command("GET", "who") == b"new", 15, what="everybody is with the new server")
+        client.close()
+    old.close()
+    new.close()
