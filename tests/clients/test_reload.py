@@ -405,20 +405,19 @@ def test_a_move_is_not_forgotten_where_a_failover_is_under_way(start, tmp_path):
     old, new = Slow(b"old", mood="readonly"), Slow(b"new")
     file = File(tmp_path / "proxy.toml", upstream__url=f"redis://127.0.0.1:{old.port}", upstream__connections=2)
     proxy = start(file, workers=1)
-    clients = [proxy.connect(timeout=30) for _ in range(4)]
-    for _ in range(2):
+    # Each has a connection of its own once both are open.
+    clients = [proxy.connect(timeout=30) for _ in range(2)]
+    for _ in range(5):
         for client in clients:
             assert client.command("GET", "who") == b"old"
             time.sleep(0.1)
-    # Both connections have a command that takes longer than draining may.
-    for client in clients:
-        client.send(encode("GET", "slow"))
-    with proxy.connect() as writer:
-        writer.send(encode("SET", "k", "v"))
-        time.sleep(0.3)
-        file.write(upstream__url=f"redis://127.0.0.1:{new.port}")
-        proxy.process.send_signal(signal.SIGHUP)
-        assert writer.reply_bytes().startswith(b"-READONLY")
+    # Both connections carry a command that takes longer than draining may.
+    clients[1].send(encode("GET", "slow"))
+    clients[0].send(encode("SET", "k", "v") + encode("GET", "slow"))
+    assert clients[0].reply_bytes().startswith(b"-READONLY")
+    assert eventually(lambda: proxy.metric("nearkey_upstream_reopened_total"), 5) and old.accepted >= 2
+    file.write(upstream__url=f"redis://127.0.0.1:{new.port}")
+    proxy.process.send_signal(signal.SIGHUP)
     for client in clients:
         client.reply_bytes()
     for client in clients:
