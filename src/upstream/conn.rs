@@ -399,7 +399,7 @@ impl<W: ReplyTo> Drop for LastWords<'_, W> {
     fn drop(&mut self) {
         let conn = self.0;
         if std::thread::panicking() {
-            tracing::error!(key = ?conn.key, "upstream connection ended by a panic");
+            tracing::error!(db = conn.key.db, "upstream connection ended by a panic");
             conn.link.stats.counters.panics.add(1);
             conn.close.set(conn.role == Role::Leased);
             conn.fail_all(&Failure::Lost);
