@@ -34,6 +34,9 @@ Examples:
   Do 100 instances fit the plan, and what should be set?
     nearkey plan --provider redis-cloud-256 --instances 100
 
+  What does the running one do? (its admin address as configured, or --admin HOST:PORT)
+    nearkey top
+
   What would it run with, and where does each value come from?
     nearkey config
 
@@ -112,6 +115,12 @@ pub enum Command {
     },
     /// Compute whether a fleet fits a server's connection limit, and what to set; exit code 0 if it fits, else 1
     Plan(Plan),
+    /// Show in the terminal what a running proxy does: connections in and out, commands, latency, hot keys, events
+    Top {
+        /// Print one snapshot as text and end; also done where the output is no terminal
+        #[arg(long)]
+        once: bool,
+    },
     /// Ask a running proxy whether it is healthy; exit code 0 or 1, for container health checks
     Healthcheck {
         /// Longest wait for the answer

@@ -1,11 +1,9 @@
 //! `nearkey healthcheck`: asks a running process for its health, for images without curl.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-/// Longest answer that is read.
-const MAX_ANSWER: usize = 64 * 1024;
+use crate::ask::{get, reachable};
 
 /// Asks the admin endpoint at `admin` for `/health`. `Ok` and `Err` both say in a line how things
 /// are; `Err` is for the exit code 1.
@@ -37,69 +35,6 @@ pub fn live(admin: SocketAddr, timeout: Duration) -> Result<String, String> {
     ))
 }
 
-/// The status and the body of an answer of the admin endpoint.
-fn get(admin: SocketAddr, path: &str, timeout: Duration) -> Result<(String, String), String> {
-    let address = reachable(admin);
-    let answer = ask(address, path, timeout)
-        .map_err(|err| format!("no answer from the admin endpoint at {address}: {err}"))?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head
-        .strip_prefix("HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3));
-    match status {
-        Some(status) => Ok((status.to_owned(), body.to_owned())),
-        None => Err(format!(
-            "{address} does not answer like the admin endpoint of Nearkey"
-        )),
-    }
-}
-
-/// A listener on all addresses is asked on loopback.
-fn reachable(admin: SocketAddr) -> SocketAddr {
-    let ip = match admin.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, admin.port())
-}
-
-/// Sends the request and reads until the other side closes, all within `timeout`.
-fn ask(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + timeout;
-    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    let mut chunk = [0; 4096];
-    while answer.len() < MAX_ANSWER {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => answer.extend_from_slice(&chunk[..n]),
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Err(too_late()),
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(answer)
-}
-
-/// The time to the deadline, never zero: the socket calls take zero for "no limit".
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(too_late())
-    } else {
-        Ok(left)
-    }
-}
-
-fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "timed out")
-}
-
 /// `healthy`, or `unhealthy: tls: the certificate ...`.
 fn summary(body: &str) -> Option<String> {
     let health: serde_json::Value = serde_json::from_str(body).ok()?;
@@ -116,6 +51,7 @@ fn summary(body: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     fn server(answer: &'static str) -> SocketAddr {
@@ -181,13 +117,5 @@ mod tests {
             refused.contains("no answer from the admin endpoint"),
             "{refused}"
         );
-    }
-
-    #[test]
-    fn a_listener_on_all_addresses_is_asked_on_loopback() {
-        let shown = |text: &str| reachable(text.parse().unwrap()).to_string();
-        assert_eq!(shown("0.0.0.0:9090"), "127.0.0.1:9090");
-        assert_eq!(shown("[::]:9090"), "[::1]:9090");
-        assert_eq!(shown("10.0.0.7:9090"), "10.0.0.7:9090");
     }
 }

@@ -26,7 +26,7 @@
 //! | facts about commands | [`commands`] | know sessions or connections |
 //! | state machines | [`session`], [`hub`], [`upstream::pipe`], [`upstream::outbox`], [`upstream::handshake`], [`upstream::loss`], [`upstream::backoff`] | do I/O or look at the clock |
 //! | sockets and tasks | the rest of [`upstream`], [`downstream`], [`worker`] | know the configuration's form |
-//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`reload`], [`watchdog`], [`healthcheck`], [`limits`], [`check`], [`plan`] | |
+//! | the program | [`config`], [`cli`], [`proxy`], [`admin`], [`telemetry`], [`reload`], [`watchdog`], [`healthcheck`], [`limits`], [`check`], [`plan`], [`top`] | |
 //!
 //! `tests/tidy.rs` holds the code to this.
 //!
@@ -42,6 +42,7 @@
 //! connections.
 
 pub mod admin;
+pub mod ask;
 pub mod check;
 pub mod cli;
 pub mod commands;
@@ -63,6 +64,7 @@ pub mod secret;
 pub mod session;
 pub mod stats;
 pub mod telemetry;
+pub mod top;
 pub mod upstream;
 pub mod watchdog;
 pub mod worker;

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Man) => print(&cli::manual().unwrap_or_default()),
         Some(Command::Check { json }) => load(&cli).map_or_else(|code| code, |l| check(l, json)),
         Some(Command::Plan(asked)) => plan_fleet(&cli, &asked),
+        Some(Command::Top { once }) => nearkey::top::run(&cli, once),
     }
 }
 

@@ -197,6 +197,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli.rs"]),
     ("clap_mangen", &["cli.rs"]),
     ("metrics_exporter_prometheus", &["admin/"]),
+    ("ratatui", &["top/"]),
 ];
 
 #[test]

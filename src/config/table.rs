@@ -313,7 +313,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     Setting::new(
         "upstream.backoff_max",
         Kind::Duration((1, HOUR), |d| &mut d.config.upstream.backoff_max),
-        "5s",
+        "2s",
         "Longest pause before connecting again.",
     ),
     Setting::new(

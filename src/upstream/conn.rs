@@ -369,10 +369,10 @@ impl<W: ReplyTo> Conn<W> {
             && let Some((stream, permit)) = self.open_stream().await
         {
             self.status.set(State::Open);
-            self.link.dialer.established(1);
+            let established = self.link.dialer.established();
             let mut serving = Serving::new(self.clone(), stream);
             let ended = (&mut serving).await;
-            self.link.dialer.established(-1);
+            drop(established);
             self.status.set(State::Opening); // nobody shall count on it while it is closed
             serving.leave().await;
             drop(permit);
@@ -399,7 +399,7 @@ impl<W: ReplyTo> Drop for LastWords<'_, W> {
     fn drop(&mut self) {
         let conn = self.0;
         if std::thread::panicking() {
-            tracing::error!(key = ?conn.key, "upstream connection ended by a panic");
+            tracing::error!(db = conn.key.db, "upstream connection ended by a panic");
             conn.link.stats.counters.panics.add(1);
             conn.close.set(conn.role == Role::Leased);
             conn.fail_all(&Failure::Lost);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub struct Dialer {
     /// Connections that are up.
     pub(super) established: AtomicI64,
     nonces: AtomicU64,
+    /// The password's file is being read.
+    pub(super) reading: Arc<AtomicBool>,
 }
 
 /// Where connections go, and how.
@@ -69,6 +71,16 @@ struct Reach {
     generation: u64,
     config: Arc<Config>,
     tls: Option<Connector>,
+}
+
+/// A connection that is up.
+#[derive(Debug)]
+pub struct Established<'a>(&'a Dialer);
+
+impl Drop for Established<'_> {
+    fn drop(&mut self) {
+        self.0.established.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Dialer {
@@ -101,6 +113,7 @@ impl Dialer {
             logins: Arc::default(),
             established: AtomicI64::new(0),
             nonces: AtomicU64::new(seed),
+            reading: Arc::default(),
         }
     }
 
@@ -162,9 +175,10 @@ impl Dialer {
         self.config.rcu(renewed);
     }
 
-    /// Counts connections that are up.
-    pub fn established(&self, change: i64) {
-        self.established.fetch_add(change, Ordering::Relaxed);
+    /// Counts a connection that is up, until the guard is dropped.
+    pub fn established(&self) -> Established<'_> {
+        self.established.fetch_add(1, Ordering::Relaxed);
+        Established(self)
     }
 
     /// A number that no other connection of this process has.
@@ -179,6 +193,8 @@ impl Dialer {
     /// What failed, as a class and as a sentence; also when it took longer than `connect_timeout`. While
     /// dials fail, that is also the answer to those who do not dial themselves.
     pub async fn dial(&self, key: LaneKey, wish: Wish) -> Result<(Stream, Identity), Refusal> {
+        // Who is not known any more asks nobody, and learns nothing of the server.
+        self.credentials(&self.config(), key)?;
         let config = || self.config.load_full();
         let is_alone = || self.established.load(Ordering::Relaxed) == 0;
         let pass = self.gate.enter(wish, config, is_alone).await?;

@@ -68,7 +68,9 @@ impl<W: ReplyTo> Conn<W> {
         let core = &mut *core;
         // Whoever holds a leased connection sees its end; nothing may come between what it says.
         let taken = self.role() == Role::Leased && !core.pipe.is_empty();
-        if taken || core.pipe.is_monitor() || core.hold.probe.is_some() {
+        // What is to be left is held back already, and a ping would lie behind that.
+        let left = core.hold.leaving || core.hold.reopening;
+        if taken || core.pipe.is_monitor() || core.hold.probe.is_some() || left {
             return;
         }
         push_own(core, &self.link, b"*1\r\n$4\r\nPING\r\n", Owner::Probe);
@@ -106,6 +108,13 @@ impl<W: ReplyTo> Conn<W> {
             return Err(Ended::Closed);
         }
         Ok(())
+    }
+}
+
+impl Hold {
+    /// A ping must be answered first.
+    pub(super) fn is_probing(&self) -> bool {
+        self.probe.is_some()
     }
 }
 

@@ -101,7 +101,7 @@ impl<W: ReplyTo> Conn<W> {
     /// When a lease that was wanted since `began` is tried again, if that is of use to anybody.
     fn next_attempt(&self, refusal: &Refusal, began: Instant) -> Option<Instant> {
         let dialer = &self.link.dialer;
-        let at = dialer.gate.retry_at()?;
+        let at = dialer.gate.retry_at().unwrap_or_else(Instant::now);
         if refusal.only_this_key {
             return None;
         }
@@ -109,7 +109,10 @@ impl<W: ReplyTo> Conn<W> {
             return Some(at); // until `lease_timeout` ends the wait
         }
         let patience = dialer.config().queue_timeout;
-        let since = dialer.gate.down_since()?.min(began);
+        let since = dialer
+            .gate
+            .down_since()
+            .map_or(began, |down| down.min(began));
         (at < since + patience).then_some(at)
     }
 
@@ -213,6 +216,7 @@ impl<W: ReplyTo> Conn<W> {
                 .stats
                 .queue_wait
                 .record(waited, u64::from(run.owed));
+            run.since = now; // what was not sent could not be answered
         }
         if self.role == Role::Shared && self.link.dialer.may_ask_facts(self.key) {
             ask_facts(&mut core, &self.link, identity);

@@ -303,7 +303,7 @@ impl Book {
         let is_proved = self.proved_at.is_some_and(|at| now < at + PROOF);
         let one_at_a_time = self.trouble.is_some() || is_alone && !is_proved;
         let most = if one_at_a_time { 1 } else { MAX_DIALS };
-        if self.dialing >= most || self.waiting.first() != Some(&place.rank) {
+        if self.dialing >= most || self.first_beside(place.rank.0) != Some(place.rank) {
             return Look::Later;
         }
         if now < self.scattered_until {
@@ -318,6 +318,17 @@ impl Book {
         }
         self.dialing += 1;
         Look::Go
+    }
+
+    /// Whose turn it is among those who take from the same bucket.
+    fn first_beside(&self, wish: Wish) -> Option<(Wish, u64)> {
+        let logins = || self.waiting.range((Wish::Login, 0)..(Wish::Tracked, 0));
+        if wish == Wish::Login {
+            return logins().next().copied();
+        }
+        let before = self.waiting.range(..(Wish::Login, 0)).next();
+        let behind = || self.waiting.range((Wish::Tracked, 0)..).next();
+        before.or_else(behind).copied()
     }
 
     fn succeed(&mut self, now: Instant) {

@@ -64,6 +64,9 @@ impl<W: ReplyTo> Serving<W> {
         }
         let mut core = conn.core.borrow_mut();
         let core = &mut *core;
+        if core.hold.is_probing() {
+            return Ok(()); // whether it is alive comes first
+        }
         let now = conn.link.now();
         let since = match self.draining {
             Some(since) => since,
@@ -84,7 +87,8 @@ impl<W: ReplyTo> Serving<W> {
             core.hold.reopening = false;
             core.release();
             self.draining = None;
-            conn.begin();
+            // Where it leads is another question, which this does not answer.
+            conn.reopened.set(asked);
             return Ok(());
         }
         let at = Instant::now() + left;

@@ -1,5 +1,11 @@
 //! A password that was changed on the server: what was read from a file is read there again.
 
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::dial::Dialer;
 use super::handshake::Refusal;
 use super::{IdentityId, LaneKey};
@@ -17,12 +23,7 @@ impl Dialer {
         if key.identity != IdentityId::OWN || refusal.cause != ConnectFailure::Auth {
             return false;
         }
-        // Where secrets are mounted a file can be slow; nobody else of this worker waits for it.
-        let read = tokio::task::spawn_blocking(move || Secret::read(&path)).await;
-        let Ok(Ok(secret)) = read else {
-            if let Ok(Err(reason)) = read {
-                tracing::debug!(reason, "the password was refused and cannot be read again");
-            }
+        let Some(secret) = self.read_again(path, config.connect_timeout).await else {
             return false;
         };
         // Another connection may have been quicker.
@@ -34,5 +35,33 @@ impl Dialer {
         self.replace_password(&secret);
         tracing::info!("the password was read again: the server had refused the one before");
         true
+    }
+
+    /// What the file holds now. Where secrets are mounted it can be slow, or hang: nobody waits for longer
+    /// than `limit`, and there is one read at a time.
+    async fn read_again(&self, path: PathBuf, limit: Duration) -> Option<Secret> {
+        let reading = self.reading.clone();
+        if reading.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            let secret = Secret::read(&path);
+            reading.store(false, Ordering::Release);
+            secret
+        });
+        match timeout(limit, read).await {
+            Ok(Ok(Ok(secret))) => Some(secret),
+            Ok(Ok(Err(reason))) => {
+                tracing::debug!(reason, "the password was refused and cannot be read again");
+                None
+            }
+            Ok(Err(_)) => None, // the process is ending
+            Err(_) => {
+                tracing::warn!(
+                    "the password was refused, and upstream.password_file cannot be read: nothing comes"
+                );
+                None
+            }
+        }
     }
 }

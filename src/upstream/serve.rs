@@ -16,7 +16,7 @@ use super::facts::Identity;
 use super::harvest::{Harvest, learn};
 use super::link::Link;
 use super::pipe::{Fed, Handling, Run, STREAM_ABOVE, Tick};
-use super::reply_to::{Owner, ReplyTo};
+use super::reply_to::{Failure, Owner, ReplyTo};
 use super::stream::Stream;
 use crate::faults;
 use crate::sabotage::{self, Bug};
@@ -52,15 +52,36 @@ struct Pause {
     taken: u64,
 }
 
+/// Who has been given replies that are not on their way yet.
+struct Batch<W: ReplyTo>(Vec<W>);
+
+impl<W: ReplyTo> Batch<W> {
+    fn flush(&mut self, input: &[u8]) {
+        self.0.iter().for_each(|owner| owner.flush(input));
+        self.0.clear();
+    }
+}
+
+impl<W: ReplyTo> Drop for Batch<W> {
+    /// A panic in between leaves replies that nobody sends: their clients must not wait for them.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for owner in &self.0 {
+                owner.fail(&Failure::Torn, 1, Handling::Pass);
+            }
+        }
+    }
+}
+
 /// Serves one connection until it ends.
-pub(super) struct Serving<W> {
+pub(super) struct Serving<W: ReplyTo> {
     pub(super) conn: Rc<Conn<W>>,
     pub(super) stream: Stream,
     pub(super) input: Vec<u8>,
     /// `input[..filled]` was received; all of it was scanned.
     pub(super) filled: usize,
     unflushed: bool,
-    batch: Vec<W>,
+    batch: Batch<W>,
     pause: Option<Pause>,
     /// A client that was found too slow to pause for, until it has caught up.
     no_pause: Option<u64>,
@@ -88,7 +109,7 @@ impl<W: ReplyTo> Serving<W> {
             input: vec![0; STREAM_ABOVE + READ_ROOM],
             filled: 0,
             unflushed: false,
-            batch: Vec::new(),
+            batch: Batch(Vec::new()),
             pause: None,
             no_pause: None,
             timer: Box::pin(sleep(Duration::ZERO)),
@@ -180,7 +201,7 @@ impl<W: ReplyTo> Serving<W> {
             stats: &link.stats,
             conn: &conn,
             holder: conn.holder(),
-            batch: &mut self.batch,
+            batch: &mut self.batch.0,
             facts: &mut core.facts_reply,
             told: false,
             probed: false,
@@ -202,9 +223,7 @@ impl<W: ReplyTo> Serving<W> {
         if proved {
             core.proof.note_answered();
         }
-        for owner in self.batch.drain(..) {
-            owner.flush(input);
-        }
+        self.batch.flush(input);
         if conn.role() == Role::Leased
             && core.pipe.is_empty()
             && let Some(holder) = conn.holder()
@@ -349,7 +368,7 @@ impl<W: ReplyTo> Future for Serving<W> {
     }
 }
 
-impl<W> Unpin for Serving<W> {}
+impl<W: ReplyTo> Unpin for Serving<W> {}
 
 const STRAYED: &str =
     "a reply was missing or too many: another came in the place of the answer to a PING";

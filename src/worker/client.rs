@@ -165,6 +165,22 @@ impl Client {
         self.wake();
     }
 
+    /// Does something in the client's name outside of its own task: a panic ends its session alone.
+    pub(super) fn guard(&self, what: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(what)).is_err() {
+            self.note_panic();
+            self.kill(false);
+        }
+    }
+
+    fn note_panic(&self) {
+        self.worker.stats.counters.panics.add(1);
+        tracing::error!(
+            client = self.id,
+            "session ended by a panic; others are not affected"
+        );
+    }
+
     /// Nothing is in flight and nothing half read.
     pub fn is_quiet(&self) -> bool {
         let inner = self.inner.borrow();
@@ -467,11 +483,7 @@ impl Future for ClientTask {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let client = &self.get_mut().0;
         catch_unwind(AssertUnwindSafe(|| client.poll(cx))).unwrap_or_else(|_| {
-            client.worker.stats.counters.panics.add(1);
-            tracing::error!(
-                client = client.id,
-                "session ended by a panic; others are not affected"
-            );
+            client.note_panic();
             Poll::Ready(())
         })
     }

@@ -145,6 +145,14 @@ impl Lane {
         }
     }
 
+    /// Its connection leads to where nobody is to go any more.
+    fn is_left(&self) -> bool {
+        match self {
+            Self::Local(lane) => lane.conn.is_outdated(),
+            Self::Remote(_) => false,
+        }
+    }
+
     fn sessions(&self) -> &Cell<usize> {
         match self {
             Self::Local(lane) => &lane.sessions,
@@ -173,9 +181,10 @@ pub fn choose(worker: &Rc<Worker>, key: LaneKey, current: Option<Lane>) -> Lane 
     let lanes: Vec<Lane> = (0..most)
         .map(|index| find(worker, LaneId { key, index }))
         .collect();
-    let is_open = |lane: &&Lane| lane.status().state() == State::Open;
+    let is_open = |lane: &&Lane| lane.status().state() == State::Open && !lane.is_left();
     let Some(best) = lanes.iter().filter(is_open).min_by_key(|lane| rank(lane)) else {
-        return lanes[0].clone().attach();
+        let other = lanes.iter().find(|lane| !lane.is_left());
+        return other.unwrap_or(&lanes[0]).clone().attach();
     };
     // Of a client's own name, nothing is opened in advance for the clients of other names.
     let sharers = match key.identity {

@@ -207,9 +207,11 @@ impl RemoteLane {
                         last,
                         torn: *torn,
                     };
-                    if client.deliver(bytes, piece) {
-                        touched.push(client);
-                    }
+                    client.guard(|| {
+                        if client.deliver(bytes, piece) {
+                            touched.push(client.clone());
+                        }
+                    });
                 }
                 Event::Failed {
                     seq,
@@ -217,7 +219,9 @@ impl RemoteLane {
                     failure,
                 } => {
                     // What was delivered before the failure must be written before it.
-                    touched.drain(..).for_each(|client| client.flush(bytes));
+                    touched
+                        .drain(..)
+                        .for_each(|client| client.guard(|| client.flush(bytes)));
                     if let Some((client, handling, _)) = self.answer(*seq, *count) {
                         client.fail(failure, *count, handling);
                     }
@@ -225,7 +229,7 @@ impl RemoteLane {
             }
         }
         for client in touched {
-            client.flush(bytes);
+            client.guard(|| client.flush(bytes));
         }
         let front = self
             .state

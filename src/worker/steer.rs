@@ -18,6 +18,9 @@ use crate::upstream::gap::BEAT;
 /// How often it is looked whether something is done.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// A connection that is to be left is waited for so long before the next is left, too.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl Worker {
     /// Goes by other settings from here on. `table` comes with a server that is asked anew what it has, or
     /// with other denied commands.
@@ -73,7 +76,7 @@ impl Worker {
     pub async fn move_on(self: Rc<Self>, grace: Duration) {
         self.leases.retain(|_| false);
         self.pubsub.wake_hubs();
-        let limit = self.link.dialer.config().command_timeout;
+        let limit = self.link.dialer.config().command_timeout.min(PATIENCE);
         let lanes: Vec<Lane> = self.lanes.borrow().values().cloned().collect();
         for lane in lanes {
             let Lane::Local(lane) = lane else { continue };

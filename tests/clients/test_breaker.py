@@ -1,6 +1,7 @@
 """What can be wrong with the upstream, cause by cause: what clients get, what the log, /health and metrics say, and
 how it ends."""
 
+import os
 import re
 import signal
 import time
@@ -397,6 +398,25 @@ def test_a_rotated_password_is_read_again_from_its_file(redis_server, nearkey, t
     assert client.raw("GET", "k") == bulk("v")
     assert "cause" not in proxy.health()[1]
     assert "first-word" not in proxy.log() and "second-word" not in proxy.log()
+
+
+def test_a_password_file_that_hangs_keeps_nobody_from_connecting(redis_server, nearkey, tmp_path):
+    server = redis_server(tls=False, password="first-word")
+    secret = tmp_path / "password"
+    secret.write_text("first-word")
+    settings = {**QUICK, "upstream__connect_timeout": "1s"}
+    proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__password_file=secret, upstream__connections=1, **settings)
+    assert ask(proxy, "SET", "k", "v") == b"+OK\r\n"
+    # Nobody writes: who reads it waits for ever, as on a mount that hangs.
+    secret.unlink()
+    os.mkfifo(secret)
+    server.control("CONFIG", "SET", "requirepass", "second-word")
+    server.control("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    eventually(lambda: b"WRONGPASS" in ask(proxy, "GET", "k"), 15, what="the password is refused")
+    server.control("CONFIG", "SET", "requirepass", "")
+    eventually(lambda: ask(proxy, "GET", "k") == bulk("v"), 15, what="a server that wants no password is connected to")
+    # Lets go of the thread that reads.
+    os.close(os.open(secret, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def test_a_wrong_password_at_the_start_is_no_reason_to_end(redis_server, nearkey):

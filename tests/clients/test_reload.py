@@ -1,5 +1,6 @@
 """The configuration read anew while clients work: SIGHUP and NEARKEY RELOAD."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.fake_redis import FakeRedis
+from harness.frames import elements, frame_end, word
 from harness.nearkey import Nearkey, run
 from harness.ports import accepts, eventually
 from harness.resp import ReplyError, encode
@@ -372,6 +375,57 @@ def test_the_server_is_moved(start, redis_server, tmp_path, workers):
     assert len(new.clients()) <= 10
     listener.close()
     blocked.close()
+
+
+class Slow(FakeRedis):
+    """Takes its time over one key, and says who it is for another."""
+
+    def __init__(self, name, mood=None):
+        super().__init__()
+        self.mood, self.values[b"who"] = mood, name
+
+    async def _serve(self, reader, writer):
+        self.accepted += 1
+        buffer = bytearray()
+        try:
+            while data := await self._read(reader):
+                buffer += data
+                while (end := frame_end(buffer)) is not None:
+                    words = [word(e) for e in elements(bytes(buffer[:end]))]
+                    del buffer[:end]
+                    await asyncio.sleep(2 if words[1:] == [b"slow"] else 0)
+                    writer.write(self.answer([words[0].upper(), *words[1:]]))
+                await writer.drain()
+        except (OSError, asyncio.CancelledError):
+            pass
+        writer.close()
+
+
+def test_a_move_is_not_forgotten_where_a_failover_is_under_way(start, tmp_path):
+    """A connection that could not be drained for READONLY in time goes on, but not beyond a reload."""
+    old, new = Slow(b"old", mood="readonly"), Slow(b"new")
+    file = File(tmp_path / "proxy.toml", upstream__url=f"redis://127.0.0.1:{old.port}", upstream__connections=2)
+    proxy = start(file, workers=1)
+    # Each has a connection of its own once both are open.
+    clients = [proxy.connect(timeout=30) for _ in range(2)]
+    for _ in range(5):
+        for client in clients:
+            assert client.command("GET", "who") == b"old"
+            time.sleep(0.1)
+    # Both connections carry a command that takes longer than draining may.
+    clients[1].send(encode("GET", "slow"))
+    clients[0].send(encode("SET", "k", "v") + encode("GET", "slow"))
+    assert clients[0].reply_bytes().startswith(b"-READONLY")
+    assert eventually(lambda: proxy.metric("nearkey_upstream_reopened_total"), 5) and old.accepted >= 2
+    file.write(upstream__url=f"redis://127.0.0.1:{new.port}")
+    proxy.process.send_signal(signal.SIGHUP)
+    for client in clients:
+        client.reply_bytes()
+    for client in clients:
+        eventually(lambda c=client: c.command("GET", "who") == b"new", 15, what="everybody is with the new server")
+        client.close()
+    old.close()
+    new.close()
 
 
 def test_a_hangup_while_the_configuration_is_read_reloads_it_later(start, redis_server, tmp_path):

@@ -117,11 +117,11 @@ impl HubConn {
         let dialer = &worker.link.dialer;
         *self.down.borrow_mut() = None;
         self.retry_at.set(None);
-        dialer.established(1);
+        let established = dialer.established();
         self.hub.borrow_mut().handle_open();
         let mut serving = Serving::new(self, worker, stream);
         let ended = serving.serve().await;
-        dialer.established(-1);
+        drop(established);
         if let Ended::Lost(reason) = &ended {
             dialer.stats.lost.fetch_add(1, Relaxed);
             let subscriptions = self.shown.get();

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use crate::hub::Letter;
@@ -95,7 +94,7 @@ impl Client {
     /// What the client's held command waited for is there: it goes on now, before anything comes that
     /// was published after.
     pub(super) fn proceed(self: &Rc<Self>) {
-        let done = catch_unwind(AssertUnwindSafe(|| {
+        self.guard(|| {
             let mut inner = self.inner.borrow_mut();
             if inner.held && inner.stage != Stage::Broken {
                 self.process(&mut inner, &[]);
@@ -105,15 +104,7 @@ impl Client {
                 inner.trim_output();
                 self.check_output(inner);
             }
-        }));
-        if done.is_err() {
-            self.worker.stats.counters.panics.add(1);
-            tracing::error!(
-                client = self.id,
-                "session ended by a panic; others are not affected"
-            );
-            self.kill(false);
-        }
+        });
         self.wake();
     }
 }

@@ -22,7 +22,6 @@ use crate::resp::Protocol;
 use crate::stats::ConnectFailure;
 use crate::upstream::LaneKey;
 use crate::upstream::backoff::Backoff;
-use crate::upstream::dial::Dialer;
 use crate::upstream::facts::Identity;
 use crate::upstream::handshake::Refusal;
 use crate::upstream::open::describe;
@@ -154,7 +153,7 @@ impl TrackedConn {
         else {
             return self.tracker.set_standing(Standing::Closed, None);
         };
-        let established = Established::new(dialer);
+        let established = dialer.established();
         self.retry_at.set(None);
         let begun = Instant::now();
         let mut serving = Serving::new(self, worker, ready);
@@ -405,22 +404,6 @@ async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
         sent += n;
     }
     poll_fn(|cx| stream.poll_flush(cx)).await
-}
-
-/// Counts a connection as long as it is up.
-struct Established<'a>(&'a Dialer);
-
-impl<'a> Established<'a> {
-    fn new(dialer: &'a Dialer) -> Self {
-        dialer.established(1);
-        Self(dialer)
-    }
-}
-
-impl Drop for Established<'_> {
-    fn drop(&mut self) {
-        self.0.established(-1);
-    }
 }
 
 /// Leaves a connection ready for its next task, however this one ends.
