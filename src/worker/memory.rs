@@ -28,6 +28,9 @@ const STEP: usize = 256 << 10;
 /// Cutting a client that holds less than this would help nobody.
 const LEAST_CUT: usize = 16 << 10;
 
+/// So small a part of the limit may clients hold before messages wait for those who read them.
+const CROWDED: u64 = 8;
+
 /// Replies that have left are freed from this size on, even if others wait behind them.
 const TRIM_AT: usize = 64 * 1024;
 
@@ -83,6 +86,8 @@ pub(super) struct Account {
     /// A look at the whole is on its way.
     due: Cell<bool>,
     conns: RefCell<Vec<Weak<Conn<Target>>>>,
+    /// Room for long messages that are arriving on the connections of hubs.
+    hubs: Cell<usize>,
 }
 
 impl Account {
@@ -108,7 +113,12 @@ impl Account {
     fn upstream_buffers(&self) -> u64 {
         let conns = self.conns.borrow();
         let held = conns.iter().filter_map(Weak::upgrade);
-        held.map(|conn| conn.buffered() as u64).sum()
+        held.map(|conn| conn.buffered() as u64).sum::<u64>() + self.hubs.get() as u64
+    }
+
+    /// Takes note of what a hub's connection needs for messages that are arriving.
+    pub fn note_hub(&self, before: usize, now: usize) {
+        self.hubs.set(self.hubs.get() - before + now);
     }
 }
 
@@ -161,12 +171,27 @@ impl Worker {
             account.grown.set(0);
             let worker = self.clone();
             // Not here: whoever holds the client whose account this is goes on with it.
-            tokio::task::spawn_local(async move { worker.weigh() });
+            tokio::task::spawn_local(async move { worker.weigh_if_due() });
         }
     }
 
+    /// Adds it all up now if that is due, for those who make many clients hold more at once.
+    pub(super) fn weigh_if_due(&self) {
+        if self.account.due.get() {
+            self.weigh();
+        }
+    }
+
+    /// What clients hold is a good part of the limit.
+    pub(super) fn is_crowded(&self) -> bool {
+        let limit = self.account.budget.limit;
+        let held = self.all_stats.iter();
+        let held = held.map(|stats| stats.counters.client_buffers.get());
+        limit > 0 && held.sum::<u64>() > limit / CROWDED
+    }
+
     /// Adds up what the process holds, and does what follows from it.
-    pub(super) fn weigh(self: &Rc<Self>) {
+    pub(super) fn weigh(&self) {
         self.account.due.set(false);
         let waiting = self.account.upstream_buffers();
         let counters = &self.stats.counters;

@@ -82,6 +82,51 @@ def test_memory_stays_below_its_limit_whatever_clients_do(redis_server, nearkey,
 
 
 @needs_proc
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_stays_below_its_limit_while_messages_come_faster_than_they_are_read(redis_server, nearkey, workers):
+    """Twenty copies of each: those who read get all of them, those who do not are cut."""
+    limit, size, messages = 64 * MIB, 200_000, 100
+    server = redis_server(tls=False)
+    server.control("CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0")
+    proxy = nearkey(server, workers=workers, process__memory_limit=limit, cache__mode="off")
+
+    def subscribe():
+        raw = proxy.connect(timeout=60)
+        raw.command("SUBSCRIBE", "c")
+        return raw
+
+    def read(raw, whole):
+        with contextlib.suppress(OSError, EOFError):
+            left = messages * len(whole)
+            while left:
+                left -= len(raw.take(min(left, MIB)))
+            got.append(raw)
+
+    def publish():
+        with server.connect() as raw:
+            raw.send(encode("PUBLISH", "c", b"z" * size) * messages)
+            for _ in range(messages):
+                raw.reply()
+
+    whole = b"*3\r\n" + bulk("message") + bulk("c") + bulk(b"z" * size)
+    subscribers, got = [subscribe() for _ in range(20)], []
+    with MemoryWatch(proxy) as watch:
+        readers = [threading.Thread(target=read, args=(raw, whole)) for raw in subscribers]
+        for thread in readers:
+            thread.start()
+        publish()
+        for thread in readers:
+            thread.join(60)
+        assert len(got) == 20 and proxy.metric("closed_total", "memory") == 0
+        publish()  # now nobody reads
+        eventually(lambda: proxy.metric("closed_total", "memory") > 0, 30, what="somebody is cut")
+        time.sleep(0.3)
+    assert watch.peak <= limit * 1.1 / KIB, f"{watch.peak} KiB"
+    for raw in subscribers:
+        raw.close()
+
+
+@needs_proc
 def test_large_requests_are_refused_while_memory_is_short(redis_server, nearkey):
     server = redis_server(tls=False)
     proxy = nearkey(server, process__memory_limit=48 * MIB, cache__mode="off", upstream__large_request="16mb")
