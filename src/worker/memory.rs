@@ -85,6 +85,8 @@ pub(super) struct Account {
     grown: Cell<usize>,
     /// A look at the whole is on its way.
     due: Cell<bool>,
+    /// L1 is being emptied.
+    emptying: Cell<bool>,
     conns: RefCell<Vec<Weak<Conn<Target>>>>,
     /// Room for long messages that are arriving on the connections of hubs.
     hubs: Cell<usize>,
@@ -176,7 +178,7 @@ impl Worker {
     }
 
     /// Adds it all up now if that is due, for those who make many clients hold more at once.
-    pub(super) fn weigh_if_due(&self) {
+    pub(super) fn weigh_if_due(self: &Rc<Self>) {
         if self.account.due.get() {
             self.weigh();
         }
@@ -191,7 +193,7 @@ impl Worker {
     }
 
     /// Adds up what the process holds, and does what follows from it.
-    pub(super) fn weigh(&self) {
+    pub(super) fn weigh(self: &Rc<Self>) {
         self.account.due.set(false);
         let waiting = self.account.upstream_buffers();
         let counters = &self.stats.counters;
@@ -200,11 +202,14 @@ impl Worker {
         if self.account.budget.limit == 0 {
             return;
         }
-        let total = self.total();
+        let clients = self.without_l1();
+        let total = clients + self.l1_bytes();
         if self.account.budget.press(total) {
             self.tell_pressure(total);
         }
-        let excess = self.account.budget.excess(total);
+        self.empty_l1();
+        // L1 goes before any client does.
+        let excess = self.account.budget.excess(clients);
         if excess == 0 {
             return;
         }
@@ -220,13 +225,36 @@ impl Worker {
         }
     }
 
-    fn total(&self) -> u64 {
+    fn without_l1(&self) -> u64 {
         let clients = |stats: &Arc<WorkerStats>| {
             let clients = stats.counters.clients.get();
             held_by(stats) + clients * PER_CLIENT
         };
-        let l1 = self.link.l1.as_ref().map_or(0, |l1| l1.store.bytes());
-        BASE + l1 + self.all_stats.iter().map(clients).sum::<u64>()
+        BASE + self.all_stats.iter().map(clients).sum::<u64>()
+    }
+
+    fn l1_bytes(&self) -> u64 {
+        self.link.l1.as_ref().map_or(0, |l1| l1.store.bytes())
+    }
+
+    /// While memory is short, L1 holds nothing.
+    fn empty_l1(self: &Rc<Self>) {
+        if !self.account.is_pressed() || self.l1_bytes() == 0 || self.account.emptying.replace(true)
+        {
+            return;
+        }
+        let Some(l1) = self.link.l1.clone() else {
+            return;
+        };
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            inspect::aside(move || {
+                l1.store.flush(None);
+                l1.store.settle(); // then all of it is gone
+            })
+            .await;
+            worker.account.emptying.set(false);
+        });
     }
 
     fn tell_pressure(&self, total: u64) {
@@ -245,9 +273,6 @@ impl Worker {
             "memory is near process.memory_limit: clients that take no replies are not read, large \
              requests are refused, L1 is emptied"
         );
-        if let Some(l1) = self.link.l1.clone() {
-            tokio::task::spawn_local(inspect::aside(move || l1.store.flush(None)));
-        }
     }
 
     /// Cuts the clients that hold most, until `excess` bytes are free.

@@ -157,6 +157,36 @@ def test_large_requests_are_refused_while_memory_is_short(redis_server, nearkey)
     assert proxy.metric("refused_memory") >= 1
 
 
+def test_l1_stays_empty_while_memory_is_short_and_goes_before_any_client(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, process__memory_limit=48 * MIB, cache__default="cache", cache__max_age="10m",
+                    upstream__large_request="16mb")
+    with server.connect() as direct:
+        for n in range(1000):
+            direct.command("SET", f"k{n}", "v" * 20_000)
+    with proxy.connect(timeout=60) as raw:
+        def read(times):
+            held = []
+            for n in range(times * 1000):
+                raw.command("GET", f"k{n % 1000}")
+                if n % 250 == 249:
+                    held.append(proxy.metrics()["nearkey_l1_bytes"])
+            return held
+
+        eventually(lambda: max(read(2)) > 2 * MIB, 30, what="L1 holds entries")
+        hoard = [proxy.connect() for _ in range(17)]
+        for client in hoard:
+            client.send(b"*2\r\n$4\r\nEVAL\r\n$2000000\r\n" + b"h" * (2 * MIB - 200 * KIB))
+        eventually(lambda: "memory is near" in proxy.log(), what="memory is short")
+        eventually(lambda: proxy.metrics()["nearkey_l1_bytes"] == 0, what="L1 is empty")
+        assert max(read(4)) == 0
+        assert proxy.metric("closed_total", "memory") == 0
+        for client in hoard:
+            client.close()
+        eventually(lambda: "well below" in proxy.log(), what="memory is free again")
+        eventually(lambda: max(read(2)) > 2 * MIB, 30, what="L1 holds entries again")
+
+
 @needs_proc
 def test_declared_lengths_cost_nothing_before_they_come(redis_server, nearkey):
     proxy = nearkey(redis_server(tls=False))

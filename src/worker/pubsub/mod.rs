@@ -297,7 +297,12 @@ impl Worker {
     }
 
     /// A hub has news for clients of this worker.
-    pub(super) fn handle_letters(&self, identity: IdentityId, bytes: &[u8], letters: &[Letter]) {
+    pub(super) fn handle_letters(
+        self: &Rc<Self>,
+        identity: IdentityId,
+        bytes: &[u8],
+        letters: &[Letter],
+    ) {
         let frames = Frames::new(bytes, letters);
         let mut touched: Vec<Rc<Client>> = Vec::new();
         let mut closed = 0;
@@ -365,7 +370,7 @@ impl Worker {
         self.keep_parcel(parcel);
     }
 
-    fn flush_all(&self, touched: &mut Vec<Rc<Client>>, frames: &Frames<'_>) {
+    fn flush_all(self: &Rc<Self>, touched: &mut Vec<Rc<Client>>, frames: &Frames<'_>) {
         for client in touched.drain(..) {
             client.flush_messages(frames);
             self.note_reader(&client);
