@@ -49,6 +49,7 @@ impl Resolver {
         self.connections();
         self.workers();
         self.memory_limit();
+        super::cache::leave_room(self);
         super::checks::warnings(self);
     }
 

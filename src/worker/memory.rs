@@ -3,12 +3,13 @@
 //! Each worker keeps an account of what its clients make it hold; each client brings it up to date
 //! when its buffers have changed. Once it has grown by a step, the worker adds up what all workers
 //! hold. Above the soft mark the process is *pressed*: a client that has replies waiting is not read,
-//! large requests are refused, and L1 is emptied. Above the limit the clients that hold most are cut.
+//! large requests are refused, and L1 is kept empty. Above the limit the clients that hold most are cut.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::client::{Client, Inner, Stage};
 use super::target::Target;
@@ -18,6 +19,9 @@ use crate::upstream::conn::Conn;
 
 /// What the process needs before it holds anything for anybody: code, stacks, tables, read buffers.
 const BASE: u64 = 14 << 20;
+
+/// That memory is short is logged this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What a client costs that holds nothing.
 const PER_CLIENT: u64 = 2 << 10;
@@ -39,6 +43,15 @@ const TRIM_AT: usize = 64 * 1024;
 pub struct Budget {
     limit: u64,
     pressed: Arc<AtomicBool>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What the log was told of pressure.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    /// That it is over must be told as well.
+    open: bool,
 }
 
 impl Budget {
@@ -46,7 +59,7 @@ impl Budget {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit as u64,
-            pressed: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -67,6 +80,22 @@ impl Budget {
         let is = total > mark;
         self.pressed.store(is, Ordering::Relaxed);
         is != was
+    }
+
+    /// Whether the log is to be told of the news; that pressure begins, at most once in [`TELL_EVERY`].
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_pressed() {
+            return std::mem::take(&mut told.open);
+        }
+        let early = told.at.is_some_and(|at| now < at + TELL_EVERY);
+        if !early {
+            *told = Told {
+                at: Some(now),
+                open: true,
+            };
+        }
+        !early
     }
 
     /// How much less than `total` must be held, if it is too much.
@@ -204,7 +233,8 @@ impl Worker {
         }
         let clients = self.without_l1();
         let total = clients + self.l1_bytes();
-        if self.account.budget.press(total) {
+        let budget = &self.account.budget;
+        if budget.press(total) && budget.may_tell(Instant::now()) {
             self.tell_pressure(total);
         }
         self.empty_l1();
@@ -271,7 +301,7 @@ impl Worker {
             mib,
             limit,
             "memory is near process.memory_limit: clients that take no replies are not read, large \
-             requests are refused, L1 is emptied"
+             requests are refused, L1 is kept empty"
         );
     }
 
@@ -339,6 +369,18 @@ mod tests {
             assert_eq!(budget.is_pressed(), pressed, "{total}");
         }
         assert!(budget.press(650) && !budget.is_pressed() && !budget.press(650));
+    }
+
+    #[test]
+    fn pressure_that_comes_and_goes_is_told_once_a_minute() {
+        let budget = Budget::new(1000);
+        let start = Instant::now();
+        let tell = |total, seconds| {
+            budget.press(total) && budget.may_tell(start + Duration::from_secs(seconds))
+        };
+        assert!(tell(800, 0) && tell(500, 1));
+        assert!(!tell(800, 2) && !tell(500, 3) && !tell(800, 59) && !tell(500, 61));
+        assert!(tell(800, 62) && tell(500, 63));
     }
 
     #[test]

@@ -187,6 +187,24 @@ def test_l1_stays_empty_while_memory_is_short_and_goes_before_any_client(redis_s
         eventually(lambda: max(read(2)) > 2 * MIB, 30, what="L1 holds entries again")
 
 
+def test_a_small_limit_leaves_l1_a_share_in_which_it_works(redis_server, nearkey):
+    """The built-in cache.max_bytes is as much as the whole limit."""
+    server = redis_server(tls=False)
+    proxy = nearkey(server, process__memory_limit=64 * MIB, cache__default="cache", cache__max_age="10m")
+    assert proxy.metrics()["nearkey_l1_max_bytes"] == 18 * MIB
+    told = [line for line in proxy.log_lines() if "cache.max_bytes: L1 gets 18mb instead of 64mb (default)" in str(line)]
+    assert len(told) == 1
+    with server.connect() as direct, proxy.connect(timeout=60) as raw:
+        for n in range(3000):
+            direct.command("SET", f"k{n}", "v" * 20_000)
+        for n in range(9000):
+            raw.send(encode("GET", f"k{n % 3000}"))
+            raw.exactly(bulk("v" * 20_000))
+        held = proxy.metrics()["nearkey_l1_bytes"]
+    assert MIB < held <= 18 * MIB, held
+    assert "memory is near" not in proxy.log()
+
+
 @needs_proc
 def test_declared_lengths_cost_nothing_before_they_come(redis_server, nearkey):
     proxy = nearkey(redis_server(tls=False))
