@@ -100,6 +100,9 @@ impl Proxy {
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| unbounded_channel()).unzip();
         let budget = Budget::new(config.process.memory_limit);
+        if let Some(l1) = &l1 {
+            l1.store.heed(budget.pressed());
+        }
         let gate = Arc::new(Gate {
             mailboxes,
             loads: (0..count).map(|_| AtomicUsize::new(0)).collect(),

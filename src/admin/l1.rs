@@ -156,7 +156,8 @@ impl Metrics {
         self.gauge_in(Unit::Bytes, "nearkey_l1_bytes", help, |s| {
             s.l1_report().bytes() as f64
         });
-        let help = "Bound on that memory (cache.max_bytes).";
+        let help =
+            "Bound on that memory: cache.max_bytes, or what process.memory_limit leaves of it.";
         self.gauge_in(Unit::Bytes, "nearkey_l1_max_bytes", help, |s| {
             s.l1_report().max_bytes() as f64
         });

@@ -68,6 +68,37 @@ fn above_bound(resolver: &Resolver, value: usize) -> String {
     )
 }
 
+/// What L1 may take of a limit on the process: a third. Of a low one it is less, else entries alone would
+/// bring the process near the limit, where they are thrown out: about 14 MiB are needed in any case, and
+/// memory is well below the limit at 65% of it.
+fn share_of(limit: usize) -> usize {
+    let free = (limit / 100 * 65).saturating_sub(14 << 20);
+    let share = (limit / 3).min(free / 3 * 2);
+    share >> 20 << 20
+}
+
+/// L1 leaves room for what clients need, whatever was asked for.
+pub(super) fn leave_room(resolver: &mut Resolver) {
+    let limit = resolver.draft.config.process.memory_limit;
+    let wanted = resolver.draft.config.cache.max_bytes;
+    let share = share_of(limit);
+    if limit == 0 || wanted <= share {
+        return;
+    }
+    let origin = resolver.origin("cache.max_bytes");
+    resolver.draft.config.cache.max_bytes = share;
+    resolver.note("cache.max_bytes", "limited by process.memory_limit");
+    if !resolver.draft.config.cache.is_inert() {
+        resolver.warnings.push(format!(
+            "cache.max_bytes: L1 gets {} instead of {} ({origin}): of process.memory_limit, which is {}mb, it may \
+             take a third, and less below 96mb; give the container more memory if that is too little",
+            show_size(share),
+            show_size(wanted),
+            limit >> 20,
+        ));
+    }
+}
+
 fn errors(resolver: &mut Resolver, written: &Written) {
     let rule = &written.rule;
     let mut wrong = Vec::new();

@@ -50,6 +50,7 @@ impl Resolver {
         self.workers();
         self.memory_limit();
         super::checks::denied(self);
+        super::cache::leave_room(self);
         super::checks::warnings(self);
     }
 

@@ -358,7 +358,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         "cache.max_bytes",
         Kind::Size((64 * KB, MAX_MEMORY), |d| &mut d.config.cache.max_bytes),
         "64mb",
-        "Memory for all that is kept.",
+        "Memory for all that is kept; at most a third of process.memory_limit.",
     ),
     Setting::new(
         "cache.max_value",

@@ -202,7 +202,7 @@ impl<'a> Keeper<'a> {
         let shared = self.shared;
         let weight = weight(&entry);
         shared.queued.fetch_sub(weight, Relaxed);
-        if !shared.keeps(&entry, shared.clock.now()) {
+        if shared.is_pressed() || !shared.keeps(&entry, shared.clock.now()) {
             return;
         }
         // Its key was seen before, which moka may not have heard of: a read of a key that nothing was

@@ -7,10 +7,8 @@
 //! hottest entries unused. It starts with the first entry, sleeps without a timer while there are none,
 //! and ends with the store.
 
-#[cfg(test)]
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use moka::notification::RemovalCause;
@@ -61,6 +59,8 @@ pub(super) struct Shared {
     dropped: AtomicU64,
     pub(super) swept: AtomicU64,
     tally: Arc<Tally>,
+    /// Set while there is no memory for entries.
+    pressed: OnceLock<Arc<AtomicBool>>,
 }
 
 /// What became of entries.
@@ -79,7 +79,7 @@ pub(super) struct Tally {
 pub struct Counts {
     /// Entries handed in.
     pub inserts: u64,
-    /// Of these, not kept because the queue was full.
+    /// Of these, not kept because the queue was full, or memory short.
     pub dropped: u64,
     /// Thrown out, or not let in, for lack of room.
     pub evictions: u64,
@@ -145,6 +145,7 @@ impl Store {
             dropped: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             tally,
+            pressed: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -152,6 +153,11 @@ impl Store {
             #[cfg(test)]
             at_once: AtomicBool::new(false),
         }
+    }
+
+    /// From now on nothing is taken in while this is set: the process is short of memory.
+    pub fn heed(&self, pressed: Arc<AtomicBool>) {
+        let _ = self.shared.pressed.set(pressed);
     }
 
     /// A front for one worker.
@@ -194,7 +200,7 @@ impl Store {
         let weight = weight(&entry);
         let queued = shared.queued.fetch_add(weight, Relaxed);
         // One is always let in, else a large one never would be.
-        let fits = queued == 0 || queued + weight <= shared.queue_bytes;
+        let fits = (queued == 0 || queued + weight <= shared.queue_bytes) && !shared.is_pressed();
         let taken = fits
             && self
                 .queue()
@@ -220,7 +226,10 @@ impl Store {
     /// store is full of entries that go before they have paid for themselves.
     #[inline]
     pub fn threshold(&self) -> u8 {
-        self.shared.tally.threshold.load(Relaxed)
+        match self.shared.is_pressed() {
+            true => u8::MAX, // it would not be kept
+            false => self.shared.tally.threshold.load(Relaxed),
+        }
     }
 
     /// Ends all entries, or those of keys that match a pattern: whoever asks from now on gets none of
@@ -295,6 +304,11 @@ impl Store {
 }
 
 impl Shared {
+    /// There is no memory for entries.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.get().is_some_and(|flag| flag.load(Relaxed))
+    }
+
     /// Nothing speaks against the entry for good: it may still be served, if only in need.
     pub(super) fn keeps(&self, entry: &Entry, now: Now) -> bool {
         let grace = entry.terms.stale_if_down.map_or(0, micros);

@@ -24,6 +24,9 @@ use crate::sabotage::{self, Bug};
 /// Room for new bytes behind a reply that is not whole.
 const READ_ROOM: usize = 64 * 1024;
 
+/// What is read in one turn, before the clients whose replies it brought have theirs.
+const TURN: usize = 256 * 1024;
+
 /// While more than this waits for the client whose long reply is arriving, reading pauses...
 const PAUSE_ABOVE: usize = 1024 * 1024;
 /// ...unless the client takes less than this many bytes per millisecond: others share the connection.
@@ -156,10 +159,10 @@ impl<W: ReplyTo> Serving<W> {
         Ok(())
     }
 
-    /// Reads once; true if something came.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+    /// Reads once; how much came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<usize, Ended> {
         if self.is_paused(cx) {
-            return Ok(false);
+            return Ok(0);
         }
         let start = self.filled;
         loop {
@@ -176,11 +179,12 @@ impl<W: ReplyTo> Serving<W> {
             }
         }
         if self.filled == start {
-            return Ok(false);
+            return Ok(0);
         }
+        let read = self.filled - start;
         self.now = self.conn.link.now();
         self.handle_input(start)?;
-        Ok(true)
+        Ok(read)
     }
 
     /// Hands on what came behind `scanned`.
@@ -333,10 +337,16 @@ impl<W: ReplyTo> Serving<W> {
         }
         self.poll_reopen()?;
         self.conn.poll_move()?;
+        let mut read = 0;
         loop {
             self.poll_write(cx)
                 .map_err(|e| Ended::Lost(e.to_string()))?;
-            if !self.poll_read(cx)? {
+            match self.poll_read(cx)? {
+                0 => break,
+                n => read += n,
+            }
+            if read >= TURN {
+                cx.waker().wake_by_ref();
                 break;
             }
         }

@@ -137,6 +137,9 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let (start, end) = self.direct.take();
+        if inner.stage == Stage::Broken {
+            return; // cut for what it held, after it took this
+        }
         if inner.output.is_empty() {
             let reply = &input[start as usize..end as usize];
             let written = self.note_write(inner, self.stream.write_now(reply));

@@ -3,12 +3,13 @@
 //! Each worker keeps an account of what its clients make it hold; each client brings it up to date
 //! when its buffers have changed. Once it has grown by a step, the worker adds up what all workers
 //! hold. Above the soft mark the process is *pressed*: a client that has replies waiting is not read,
-//! large requests are refused, and L1 is emptied. Above the limit the clients that hold most are cut.
+//! large requests are refused, and L1 is kept empty. Above the limit the clients that hold most are cut.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::client::{Client, Inner, Stage};
 use super::target::Target;
@@ -19,6 +20,9 @@ use crate::upstream::conn::Conn;
 /// What the process needs before it holds anything for anybody: code, stacks, tables, read buffers.
 const BASE: u64 = 14 << 20;
 
+/// That memory is short is logged this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// What a client costs that holds nothing.
 const PER_CLIENT: u64 = 2 << 10;
 
@@ -28,6 +32,9 @@ const STEP: usize = 256 << 10;
 /// Cutting a client that holds less than this would help nobody.
 const LEAST_CUT: usize = 16 << 10;
 
+/// So small a part of the limit may clients hold before messages wait for those who read them.
+const CROWDED: u64 = 8;
+
 /// Replies that have left are freed from this size on, even if others wait behind them.
 const TRIM_AT: usize = 64 * 1024;
 
@@ -36,6 +43,15 @@ const TRIM_AT: usize = 64 * 1024;
 pub struct Budget {
     limit: u64,
     pressed: Arc<AtomicBool>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What the log was told of pressure.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    /// That it is over must be told as well.
+    open: bool,
 }
 
 impl Budget {
@@ -43,7 +59,7 @@ impl Budget {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit as u64,
-            pressed: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -66,6 +82,22 @@ impl Budget {
         is != was
     }
 
+    /// Whether the log is to be told of the news; that pressure begins, at most once in [`TELL_EVERY`].
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_pressed() {
+            return std::mem::take(&mut told.open);
+        }
+        let early = told.at.is_some_and(|at| now < at + TELL_EVERY);
+        if !early {
+            *told = Told {
+                at: Some(now),
+                open: true,
+            };
+        }
+        !early
+    }
+
     /// How much less than `total` must be held, if it is too much.
     fn excess(&self, total: u64) -> u64 {
         match total > self.limit {
@@ -82,7 +114,11 @@ pub(super) struct Account {
     grown: Cell<usize>,
     /// A look at the whole is on its way.
     due: Cell<bool>,
+    /// L1 is being emptied.
+    emptying: Cell<bool>,
     conns: RefCell<Vec<Weak<Conn<Target>>>>,
+    /// Room for long messages that are arriving on the connections of hubs.
+    hubs: Cell<usize>,
 }
 
 impl Account {
@@ -108,7 +144,12 @@ impl Account {
     fn upstream_buffers(&self) -> u64 {
         let conns = self.conns.borrow();
         let held = conns.iter().filter_map(Weak::upgrade);
-        held.map(|conn| conn.buffered() as u64).sum()
+        held.map(|conn| conn.buffered() as u64).sum::<u64>() + self.hubs.get() as u64
+    }
+
+    /// Takes note of what a hub's connection needs for messages that are arriving.
+    pub fn note_hub(&self, before: usize, now: usize) {
+        self.hubs.set(self.hubs.get() - before + now);
     }
 }
 
@@ -161,8 +202,23 @@ impl Worker {
             account.grown.set(0);
             let worker = self.clone();
             // Not here: whoever holds the client whose account this is goes on with it.
-            tokio::task::spawn_local(async move { worker.weigh() });
+            tokio::task::spawn_local(async move { worker.weigh_if_due() });
         }
+    }
+
+    /// Adds it all up now if that is due, for those who make many clients hold more at once.
+    pub(super) fn weigh_if_due(self: &Rc<Self>) {
+        if self.account.due.get() {
+            self.weigh();
+        }
+    }
+
+    /// What clients hold is a good part of the limit.
+    pub(super) fn is_crowded(&self) -> bool {
+        let limit = self.account.budget.limit;
+        let held = self.all_stats.iter();
+        let held = held.map(|stats| stats.counters.client_buffers.get());
+        limit > 0 && held.sum::<u64>() > limit / CROWDED
     }
 
     /// Adds up what the process holds, and does what follows from it.
@@ -175,11 +231,15 @@ impl Worker {
         if self.account.budget.limit == 0 {
             return;
         }
-        let total = self.total();
-        if self.account.budget.press(total) {
+        let clients = self.without_l1();
+        let total = clients + self.l1_bytes();
+        let budget = &self.account.budget;
+        if budget.press(total) && budget.may_tell(Instant::now()) {
             self.tell_pressure(total);
         }
-        let excess = self.account.budget.excess(total);
+        self.empty_l1();
+        // L1 goes before any client does.
+        let excess = self.account.budget.excess(clients);
         if excess == 0 {
             return;
         }
@@ -195,13 +255,36 @@ impl Worker {
         }
     }
 
-    fn total(&self) -> u64 {
+    fn without_l1(&self) -> u64 {
         let clients = |stats: &Arc<WorkerStats>| {
             let clients = stats.counters.clients.get();
             held_by(stats) + clients * PER_CLIENT
         };
-        let l1 = self.link.l1.as_ref().map_or(0, |l1| l1.store.bytes());
-        BASE + l1 + self.all_stats.iter().map(clients).sum::<u64>()
+        BASE + self.all_stats.iter().map(clients).sum::<u64>()
+    }
+
+    fn l1_bytes(&self) -> u64 {
+        self.link.l1.as_ref().map_or(0, |l1| l1.store.bytes())
+    }
+
+    /// While memory is short, L1 holds nothing.
+    fn empty_l1(self: &Rc<Self>) {
+        if !self.account.is_pressed() || self.l1_bytes() == 0 || self.account.emptying.replace(true)
+        {
+            return;
+        }
+        let Some(l1) = self.link.l1.clone() else {
+            return;
+        };
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            inspect::aside(move || {
+                l1.store.flush(None);
+                l1.store.settle(); // then all of it is gone
+            })
+            .await;
+            worker.account.emptying.set(false);
+        });
     }
 
     fn tell_pressure(&self, total: u64) {
@@ -218,11 +301,8 @@ impl Worker {
             mib,
             limit,
             "memory is near process.memory_limit: clients that take no replies are not read, large \
-             requests are refused, L1 is emptied"
+             requests are refused, L1 is kept empty"
         );
-        if let Some(l1) = self.link.l1.clone() {
-            tokio::task::spawn_local(inspect::aside(move || l1.store.flush(None)));
-        }
     }
 
     /// Cuts the clients that hold most, until `excess` bytes are free.
@@ -289,6 +369,18 @@ mod tests {
             assert_eq!(budget.is_pressed(), pressed, "{total}");
         }
         assert!(budget.press(650) && !budget.is_pressed() && !budget.press(650));
+    }
+
+    #[test]
+    fn pressure_that_comes_and_goes_is_told_once_a_minute() {
+        let budget = Budget::new(1000);
+        let start = Instant::now();
+        let tell = |total, seconds| {
+            budget.press(total) && budget.may_tell(start + Duration::from_secs(seconds))
+        };
+        assert!(tell(800, 0) && tell(500, 1));
+        assert!(!tell(800, 2) && !tell(500, 3) && !tell(800, 59) && !tell(500, 61));
+        assert!(tell(800, 62) && tell(500, 63));
     }
 
     #[test]

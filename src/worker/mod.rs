@@ -121,7 +121,7 @@ pub enum Mail {
         /// Whose hub.
         identity: IdentityId,
         /// What the messages lie in.
-        bytes: Arc<[u8]>,
+        parcel: Arc<pubsub::Parcel>,
         /// The news, in order.
         letters: Vec<hub::Letter>,
     },
@@ -421,9 +421,9 @@ impl Worker {
             } => self.handle_hub_request(identity, from, request),
             Mail::HubLetters {
                 identity,
-                bytes,
+                parcel,
                 letters,
-            } => self.handle_letters(identity, &bytes, &letters),
+            } => self.handle_parcel(identity, parcel, &letters),
             Mail::Track(scope) => self.track(scope),
             Mail::Fetch { from, orders } => self.handle_orders(from, orders),
             Mail::Fetched(answers) => self.handle_fetched(answers),

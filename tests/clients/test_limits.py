@@ -82,6 +82,51 @@ def test_memory_stays_below_its_limit_whatever_clients_do(redis_server, nearkey,
 
 
 @needs_proc
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_stays_below_its_limit_while_messages_come_faster_than_they_are_read(redis_server, nearkey, workers):
+    """Twenty copies of each: those who read get all of them, those who do not are cut."""
+    limit, size, messages = 64 * MIB, 200_000, 100
+    server = redis_server(tls=False)
+    server.control("CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0")
+    proxy = nearkey(server, workers=workers, process__memory_limit=limit, cache__mode="off")
+
+    def subscribe():
+        raw = proxy.connect(timeout=60)
+        raw.command("SUBSCRIBE", "c")
+        return raw
+
+    def read(raw, whole):
+        with contextlib.suppress(OSError, EOFError):
+            left = messages * len(whole)
+            while left:
+                left -= len(raw.take(min(left, MIB)))
+            got.append(raw)
+
+    def publish():
+        with server.connect() as raw:
+            raw.send(encode("PUBLISH", "c", b"z" * size) * messages)
+            for _ in range(messages):
+                raw.reply()
+
+    whole = b"*3\r\n" + bulk("message") + bulk("c") + bulk(b"z" * size)
+    subscribers, got = [subscribe() for _ in range(20)], []
+    with MemoryWatch(proxy) as watch:
+        readers = [threading.Thread(target=read, args=(raw, whole)) for raw in subscribers]
+        for thread in readers:
+            thread.start()
+        publish()
+        for thread in readers:
+            thread.join(60)
+        assert len(got) == 20 and proxy.metric("closed_total", "memory") == 0
+        publish()  # now nobody reads
+        eventually(lambda: proxy.metric("closed_total", "memory") > 0, 30, what="somebody is cut")
+        time.sleep(0.3)
+    assert watch.peak <= limit * 1.1 / KIB, f"{watch.peak} KiB"
+    for raw in subscribers:
+        raw.close()
+
+
+@needs_proc
 def test_large_requests_are_refused_while_memory_is_short(redis_server, nearkey):
     server = redis_server(tls=False)
     proxy = nearkey(server, process__memory_limit=48 * MIB, cache__mode="off", upstream__large_request="16mb")
@@ -110,6 +155,52 @@ def test_large_requests_are_refused_while_memory_is_short(redis_server, nearkey)
         raw.send(request[100_000:])
         raw.exactly(b"+OK\r\n")
     assert proxy.metric("refused_memory") >= 1
+
+
+def test_l1_stays_empty_while_memory_is_short_and_goes_before_any_client(redis_server, nearkey):
+    server = redis_server(tls=False)
+    proxy = nearkey(server, process__memory_limit=48 * MIB, cache__default="cache", cache__max_age="10m",
+                    upstream__large_request="16mb")
+    with server.connect() as direct:
+        for n in range(1000):
+            direct.command("SET", f"k{n}", "v" * 20_000)
+    with proxy.connect(timeout=60) as raw:
+        def read(times):
+            held = []
+            for n in range(times * 1000):
+                raw.command("GET", f"k{n % 1000}")
+                if n % 250 == 249:
+                    held.append(proxy.metrics()["nearkey_l1_bytes"])
+            return held
+
+        hoard = [proxy.connect() for _ in range(16)]
+        for client in hoard:
+            client.send(b"*2\r\n$4\r\nEVAL\r\n$2000000\r\n" + b"h" * (2 * MIB - 200 * KIB))
+        eventually(lambda: "memory is near" in proxy.log(), what="memory is short")
+        assert max(read(4)) == 0
+        assert proxy.metric("closed_total", "memory") == 0
+        for client in hoard:
+            client.close()
+        eventually(lambda: "well below" in proxy.log(), what="memory is free again")
+        eventually(lambda: max(read(2)) > 2 * MIB, 30, what="L1 holds entries")
+
+
+def test_a_small_limit_leaves_l1_a_share_in_which_it_works(redis_server, nearkey):
+    """The built-in cache.max_bytes is as much as the whole limit."""
+    server = redis_server(tls=False)
+    proxy = nearkey(server, process__memory_limit=64 * MIB, cache__default="cache", cache__max_age="10m")
+    assert proxy.metrics()["nearkey_l1_max_bytes"] == 18 * MIB
+    told = [line for line in proxy.log_lines() if "cache.max_bytes: L1 gets 18mb instead of 64mb (default)" in str(line)]
+    assert len(told) == 1
+    with server.connect() as direct, proxy.connect(timeout=60) as raw:
+        for n in range(3000):
+            direct.command("SET", f"k{n}", "v" * 20_000)
+        for n in range(9000):
+            raw.send(encode("GET", f"k{n % 3000}"))
+            raw.exactly(bulk("v" * 20_000))
+        held = proxy.metrics()["nearkey_l1_bytes"]
+    assert MIB < held <= 18 * MIB, held
+    assert "memory is near" not in proxy.log()
 
 
 @needs_proc

@@ -337,6 +337,28 @@ fn values_of_settings_are_checked() {
 }
 
 #[test]
+fn l1_leaves_most_of_the_memory_to_clients() {
+    for (limit, set, bytes, told) in [
+        ("0", "64gb", 64 << 30, false),
+        ("1gb", "64mb", 64 << 20, false),
+        ("120mb", "64mb", 40 << 20, true),
+        ("64mb", "64mb", 18 << 20, true),
+        ("32mb", "64mb", 4 << 20, true),
+        ("32mb", "1mb", 1 << 20, false),
+    ] {
+        let loaded = base()
+            .env("NEARKEY_PROCESS__MEMORY_LIMIT", limit)
+            .env("NEARKEY_CACHE__MAX_BYTES", set)
+            .env("NEARKEY_CACHE__DEFAULT", "cache")
+            .loaded();
+        assert_eq!(loaded.config.cache.max_bytes, bytes, "{limit} {set}");
+        let tells = |warning: &&String| warning.starts_with("cache.max_bytes: L1 gets");
+        let warned = loaded.warnings.iter().find(tells).is_some();
+        assert_eq!(warned, told, "{limit} {set}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
 fn a_value_must_fit_into_the_whole() {
     let low = base().env("NEARKEY_CACHE__MAX_BYTES", "100kb").loaded();
     assert_eq!(low.config.cache.max_value, 100 << 10);

@@ -8,13 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::readers::Parcel;
 use super::serve::{Ended, Serving};
 use crate::hub::{Hub, Letter, Request};
 use crate::resp::Protocol;
@@ -54,6 +55,8 @@ pub struct HubConn {
     pub(super) generation: Cell<u64>,
     /// Confirmed subscriptions that the gauge shows.
     shown: Cell<usize>,
+    /// Bytes that are on their way to other workers.
+    pub(super) posted: Arc<AtomicUsize>,
 }
 
 impl HubConn {
@@ -72,6 +75,7 @@ impl HubConn {
             gap: Cell::new(None),
             generation: Cell::new(0),
             shown: Cell::new(0),
+            posted: Arc::default(),
         })
     }
 
@@ -184,11 +188,11 @@ impl HubConn {
             }
         }
         if !others.is_empty() {
-            let shared: Arc<[u8]> = bytes.into();
+            let parcel = Parcel::new(bytes, &self.posted);
             for (to, letters) in others {
                 let mail = Mail::HubLetters {
                     identity: self.identity,
-                    bytes: shared.clone(),
+                    parcel: parcel.clone(),
                     letters,
                 };
                 worker.send(to, mail);

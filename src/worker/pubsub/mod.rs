@@ -7,17 +7,21 @@
 mod conn;
 mod messages;
 mod numsub;
+mod readers;
 mod serve;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use self::conn::HubConn;
 pub(super) use self::conn::guarded;
 use self::messages::Frames;
 pub(super) use self::numsub::adjust;
+pub use self::readers::Parcel;
+use self::readers::Readers;
 use super::client::Client;
 use super::{Mail, Worker};
 use crate::hub::{Letter, Name, Request, Topic};
@@ -38,6 +42,7 @@ pub struct PubSub {
     counts: RefCell<HashMap<u64, usize>>,
     /// The hubs that this worker owns.
     hubs: RefCell<HashMap<IdentityId, Rc<HubConn>>>,
+    readers: Readers,
 }
 
 impl PubSub {
@@ -292,7 +297,12 @@ impl Worker {
     }
 
     /// A hub has news for clients of this worker.
-    pub(super) fn handle_letters(&self, identity: IdentityId, bytes: &[u8], letters: &[Letter]) {
+    pub(super) fn handle_letters(
+        self: &Rc<Self>,
+        identity: IdentityId,
+        bytes: &[u8],
+        letters: &[Letter],
+    ) {
         let frames = Frames::new(bytes, letters);
         let mut touched: Vec<Rc<Client>> = Vec::new();
         let mut closed = 0;
@@ -315,15 +325,15 @@ impl Worker {
                     }
                 }
                 Letter::Granted(ticket) => {
-                    flush_all(&mut touched, &frames);
+                    self.flush_all(&mut touched, &frames);
                     self.answer(*ticket, None);
                 }
                 Letter::Refused(ticket, failure) => {
-                    flush_all(&mut touched, &frames);
+                    self.flush_all(&mut touched, &frames);
                     self.answer(*ticket, Some(failure.clone()));
                 }
                 Letter::Revoked(name) => {
-                    flush_all(&mut touched, &frames);
+                    self.flush_all(&mut touched, &frames);
                     // As Redis does with clients that may no longer listen.
                     for client in self.pubsub.listeners(identity, name) {
                         if client.is_gone() {
@@ -340,12 +350,31 @@ impl Worker {
                 }
             }
         }
-        flush_all(&mut touched, &frames);
+        self.flush_all(&mut touched, &frames);
         if closed > 0 {
             tracing::warn!(
                 clients = closed,
                 "clients closed: the server no longer lets them subscribe to a name"
             );
+        }
+    }
+
+    /// A hub of another worker has news for clients of this one.
+    pub(super) fn handle_parcel(
+        self: &Rc<Self>,
+        identity: IdentityId,
+        parcel: Arc<Parcel>,
+        letters: &[Letter],
+    ) {
+        self.handle_letters(identity, &parcel.bytes, letters);
+        self.keep_parcel(parcel);
+    }
+
+    fn flush_all(self: &Rc<Self>, touched: &mut Vec<Rc<Client>>, frames: &Frames<'_>) {
+        for client in touched.drain(..) {
+            client.flush_messages(frames);
+            self.note_reader(&client);
+            self.weigh_if_due();
         }
     }
 
@@ -362,12 +391,6 @@ impl Worker {
             drop(asks);
             client.proceed();
         }
-    }
-}
-
-fn flush_all(touched: &mut Vec<Rc<Client>>, frames: &Frames<'_>) {
-    for client in touched.drain(..) {
-        client.flush_messages(frames);
     }
 }
 

@@ -3,12 +3,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::conn::HubConn;
+use super::readers::CHECK;
 use crate::resp::reply::{ReplyScan, ReplyScanner};
 use crate::upstream::pipe::Tick;
 use crate::upstream::reply_to::Failure;
@@ -17,6 +20,12 @@ use crate::worker::Worker;
 
 /// What is read at once, unless a message is longer.
 const READ: usize = 64 * 1024;
+
+/// What is read in one turn, before those who got messages have theirs.
+const TURN: usize = 256 * 1024;
+
+/// While more than this is on its way to other workers, nothing is read.
+const MAX_POSTED: usize = 1024 * 1024;
 
 /// How long a closed connection is waited for.
 const FAREWELL: Duration = Duration::from_millis(250);
@@ -56,6 +65,10 @@ pub(super) struct Serving<'a> {
     /// How many pauses of the process there were when it was known to be alive.
     gaps_seen: u32,
     restored: bool,
+    /// Room for a long message, as the worker's account knows it.
+    counted: usize,
+    /// Readers have to catch up before more is read.
+    paused: bool,
 }
 
 impl<'a> Serving<'a> {
@@ -76,6 +89,8 @@ impl<'a> Serving<'a> {
             heard: false,
             gaps_seen: worker.link.gaps.count(),
             restored: false,
+            counted: 0,
+            paused: false,
         }
     }
 
@@ -85,14 +100,20 @@ impl<'a> Serving<'a> {
         loop {
             // Before it is looked whether anybody waits: no call is missed.
             let wanted = budget.idle_wanted();
-            let next = match self.check() {
+            let mut next = match self.check() {
                 Ok(next) => next,
                 Err(ended) => return ended,
             };
+            if self.note_pause() {
+                next = next.min(CHECK);
+            }
             let conn = self.conn;
             tokio::select! {
                 biased;
-                ended = poll_fn(|cx| self.poll_io(cx)) => return ended,
+                turn = poll_fn(|cx| self.poll_io(cx)) => match turn {
+                    Some(ended) => return ended,
+                    None => yield_now().await,
+                },
                 () = conn.wake.notified() => {}
                 () = wanted => {}
                 () = sleep(next) => {}
@@ -112,16 +133,34 @@ impl<'a> Serving<'a> {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
-    /// Moves bytes until the socket has none and takes none; ready when the connection is lost.
-    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    /// Whether reading waits: for readers who are behind, or for other workers.
+    fn note_pause(&mut self) -> bool {
+        self.paused =
+            self.conn.posted.load(Relaxed) > MAX_POSTED || self.worker.waits_for_readers();
+        if self.paused {
+            self.last_heard = self.worker.link.now(); // it is not the server that is silent
+        }
+        self.paused
+    }
+
+    /// Moves bytes until the socket has none and takes none. Ready when the connection is lost, or with
+    /// `None` when it is the turn of others.
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+        let mut read = 0;
         loop {
             if let Err(e) = self.poll_write(cx) {
-                return Poll::Ready(Ended::Lost(e.to_string()));
+                return Poll::Ready(Some(Ended::Lost(e.to_string())));
+            }
+            if self.paused {
+                return Poll::Pending;
             }
             match self.poll_read(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
-                Err(reason) => return Poll::Ready(Ended::Lost(reason)),
+                Ok(0) => return Poll::Pending,
+                Ok(n) => read += n,
+                Err(reason) => return Poll::Ready(Some(Ended::Lost(reason))),
+            }
+            if read >= TURN {
+                return Poll::Ready(None);
             }
         }
     }
@@ -156,8 +195,8 @@ impl<'a> Serving<'a> {
         Ok(())
     }
 
-    /// Reads what the socket has, up to a limit; true if something came.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
+    /// Reads what the socket has, up to a limit; how much came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<usize, String> {
         let start = self.filled;
         loop {
             if self.filled == self.input.len() {
@@ -165,7 +204,8 @@ impl<'a> Serving<'a> {
                 self.input
                     .resize(self.filled + room.clamp(READ, 16 * READ), 0);
             }
-            match self.stream.poll_read(cx, &mut self.input[self.filled..]) {
+            let end = self.input.len().min(start + TURN);
+            match self.stream.poll_read(cx, &mut self.input[self.filled..end]) {
                 // What came before the end is handed on first; the end is met again.
                 Poll::Ready(Ok(0) | Err(_)) if self.filled > start => break,
                 Poll::Ready(Ok(0)) => return Err("closed by the server".to_owned()),
@@ -173,19 +213,31 @@ impl<'a> Serving<'a> {
                 Poll::Ready(Err(e)) => return Err(e.to_string()),
                 Poll::Pending => break,
             }
-            if !self.stream.reads_in_records() || self.filled == self.input.len() {
+            if !self.stream.reads_in_records() || self.filled == end {
                 break;
             }
         }
         if self.filled == start {
-            return Ok(false);
+            return Ok(0);
         }
+        let read = self.filled - start;
         let counters = &self.worker.stats.counters;
-        counters.upstream_bytes_in.add((self.filled - start) as u64);
+        counters.upstream_bytes_in.add(read as u64);
         self.last_heard = self.worker.link.now();
         self.heard = true;
         self.handle_input(start)?;
-        Ok(true)
+        self.note_input();
+        self.worker.weigh_if_due();
+        Ok(read)
+    }
+
+    /// Brings the worker's account up to what a message that is arriving takes.
+    fn note_input(&mut self) {
+        let counted = self.input.capacity() - READ.min(self.input.capacity());
+        if counted != self.counted {
+            self.worker.account.note_hub(self.counted, counted);
+            self.counted = counted;
+        }
     }
 
     /// Hands on what came behind `scanned`.
@@ -291,5 +343,11 @@ impl<'a> Serving<'a> {
             next = next.min(config.keepalive - quiet);
         }
         Ok(next)
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.worker.account.note_hub(self.counted, 0);
     }
 }
