@@ -67,7 +67,7 @@ impl Session {
             return self.answer_refused(text, out, env);
         }
         if spec.is_container()
-            && spec.class != Class::Blocking
+            && !matches!(spec.class, Class::Blocking | Class::Refused)
             && let Some(sub) = args.get(1)
             && env.table.subcommand(spec, sub).is_none()
             && !spec.is_of_proxy()

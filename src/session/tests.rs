@@ -89,6 +89,14 @@ fn a_denied_command_is_answered_and_sent_nowhere() {
 }
 
 #[test]
+fn what_is_denied_with_all_its_subcommands_is_denied_with_those_that_nobody_knows() {
+    let mut bench = Bench::new(None);
+    bench.say(cmd("LATENCY FROM-TOMORROW"));
+    assert!(bench.out().starts_with("-ERR Nearkey: 'LATENCY"));
+    assert!(bench.script.forwarded.is_empty() && bench.script.leased.is_empty());
+}
+
+#[test]
 fn select_waits_for_what_is_in_flight_before_it_uses_another_connection() {
     let mut bench = Bench::new(None);
     assert_eq!(

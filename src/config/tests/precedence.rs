@@ -38,7 +38,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(upstream.keepalive, Duration::from_secs(30));
     assert_eq!(upstream.stall_timeout, Duration::from_secs(15));
     assert_eq!(upstream.backoff_min, Duration::from_millis(50));
-    assert_eq!(upstream.backoff_max, Duration::from_secs(5));
+    assert_eq!(upstream.backoff_max, Duration::from_secs(2));
     assert_eq!(upstream.large_request, 1 << 20);
     assert_eq!(upstream.on_lost_reply, OnLostReply::Close);
     assert!(upstream.retry_reads && upstream.tls.is_none());

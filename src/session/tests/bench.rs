@@ -211,7 +211,7 @@ impl Bench {
             },
             settings,
             table: CommandTable::builtin()
-                .with_denied(&["SHUTDOWN".to_owned()])
+                .with_denied(&["SHUTDOWN".to_owned(), "LATENCY".to_owned()])
                 .expect("a name"),
             counters: Counters::default(),
             l1: None,
