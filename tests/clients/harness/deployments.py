@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
-ECS = ROOT / "deploy/ecs/ecs-task-definition.json"
-RENDER = ROOT / "deploy/render/render.yaml"
+ECS = ROOT / "ecs-task-definition.json"
+RENDER = ROOT / "render.yaml"
 CLOUD_RUN = ROOT / "deploy/cloud-run/service.yaml"
 KUBERNETES = ROOT / "deploy/kubernetes/base"
 UNIT = ROOT / "deploy/systemd/nearkey.service"
