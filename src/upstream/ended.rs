@@ -3,6 +3,7 @@
 use super::conn::{BACKLOG_HIGH, Conn, Role};
 use super::loss;
 use super::pipe::Run;
+use super::proof::Proof;
 use super::reply_to::{Failure, Owner, ReplyTo};
 use super::serve::Ended;
 use crate::sabotage::{self, Bug};
@@ -104,6 +105,7 @@ impl<W: ReplyTo> Conn<W> {
                 self.link.dialer.facts.fail();
             }
             core.outbox.reset(Vec::new());
+            core.proof = Proof::default(); // the next connection is asked anew
             let retry = config.retry_reads && self.role == Role::Shared;
             let table = retry.then(|| self.link.dialer.table());
             loss::sort(

@@ -658,6 +658,26 @@ def test_a_missing_reply_is_noticed_and_ends_the_connection(nearkey):
     server.close()
 
 
+def test_proof_is_asked_for_again_after_a_connection_was_lost_with_it(nearkey):
+    """A question whose answer never came must not be the last one."""
+    server = FakeRedis()
+    proxy = nearkey(f"redis://127.0.0.1:{server.port}", upstream__connections=1, upstream__command_timeout="400ms", **QUICK)
+
+    def pings_of_a_doubt():
+        """A command that is not answered in time makes the proxy ask."""
+        with proxy.connect() as raw:
+            eventually(lambda: raw.raw("GET", "k") == b"$-1\r\n", 20, what="the server answers")
+            before, server.holds = server.seen.count(b"PING"), True
+            assert raw.raw("GET", "k").startswith(b"-ERR Nearkey: no reply")
+            eventually(lambda: server.seen.count(b"PING") > before, 20, what="proof is asked for")
+
+    for _ in range(2):
+        pings_of_a_doubt()
+        server.drop()
+        server.holds = False
+    server.close()
+
+
 def take_command(buffer):
     """The arguments of the first whole command, and the rest; None if there is none."""
     lines = buffer.split(b"\r\n", 1)
